@@ -1,0 +1,139 @@
+"""Every exception and warning of evalmode.
+
+::
+
+    EvalmodeError
+    ├── UsageError (ValueError)              the call is wrong, whatever the model
+    │   ├── NotAModuleError (TypeError)      something else than a torch.nn.Module was given
+    │   ├── PatternError                     a name pattern, type or module matches nothing in the model
+    │   ├── BatchError                       the batch does not fit the calling rule or the model
+    │   └── TaskError                        a task file, import path or task function is wrong
+    ├── SwitchError (RuntimeError)           a model cannot be switched as asked
+    │   ├── FrozenModeError                  a graph was traced or exported in training mode
+    │   ├── ConflictingModesError            evaluations in flight want different modes of one module
+    │   └── BackwardInEvaluationError        backward() was called inside evaluation
+    ├── ModelRunError (RuntimeError)         the model itself failed; the cause is kept
+    ├── ContractBrokenError (AssertionError) a report with broken clauses was asked to raise
+    ├── CertificateError (ValueError)        a certificate cannot be read or written
+    └── MissingExtraError (ImportError)      an optional package is not installed
+
+    EvalmodeWarning (UserWarning)            nothing is wrong yet, but it may surprise
+
+A message is a page in small: what was got and where, what was expected, the fix, and where to read more.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "BackwardInEvaluationError",
+    "BatchError",
+    "CertificateError",
+    "ConflictingModesError",
+    "ContractBrokenError",
+    "EvalmodeError",
+    "EvalmodeWarning",
+    "FrozenModeError",
+    "MissingExtraError",
+    "ModelRunError",
+    "NotAModuleError",
+    "PatternError",
+    "SwitchError",
+    "TaskError",
+    "UsageError",
+]
+
+
+class EvalmodeError(Exception):
+    """Root of every error that evalmode raises.
+
+    Parameters: `got` says where and what was found; `expected`, `fix` and `explain` (a code or clause name) follow on
+    lines of their own and may be left out.
+
+    Example:
+        >>> print(EvalmodeError("`encoder.bn1` is odd", expected="even", fix="add one", explain="EM101"))
+        `encoder.bn1` is odd
+          expected: even
+          fix: add one
+          explain: evalmode explain EM101
+    """
+
+    def __init__(
+        self, got: str, *, expected: str | None = None, fix: str | None = None, explain: str | None = None
+    ) -> None:
+        self.got = got
+        self.expected = expected
+        self.fix = fix
+        self.explain = explain
+        lines = [got]
+        if expected is not None:
+            lines.append(f"  expected: {expected}")
+        if fix is not None:
+            lines.append(f"  fix: {fix}")
+        if explain is not None:
+            lines.append(f"  explain: evalmode explain {explain}")
+        super().__init__("\n".join(lines))
+
+    def __reduce__(self) -> tuple[object, ...]:  # keyword arguments do not survive Exception's own pickling
+        return _rebuild, (type(self), self.got, self.expected, self.fix, self.explain)
+
+
+def _rebuild(
+    kind: type[EvalmodeError], got: str, expected: str | None, fix: str | None, explain: str | None
+) -> EvalmodeError:
+    return kind(got, expected=expected, fix=fix, explain=explain)
+
+
+class UsageError(EvalmodeError, ValueError):
+    """The call is wrong, whatever the model."""
+
+
+class NotAModuleError(UsageError, TypeError):
+    """Something else than a `torch.nn.Module` was given where a model was expected."""
+
+
+class PatternError(UsageError):
+    """A name pattern, type or module matches nothing in the model."""
+
+
+class BatchError(UsageError):
+    """The batch does not fit the calling rule or the model."""
+
+
+class TaskError(UsageError):
+    """A task file, an import path or a function of a task is wrong."""
+
+
+class SwitchError(EvalmodeError, RuntimeError):
+    """A model cannot be switched as asked."""
+
+
+class FrozenModeError(SwitchError):
+    """A graph was traced, scripted or exported in training mode: no switch reaches it."""
+
+
+class ConflictingModesError(SwitchError):
+    """Evaluations in flight at the same time want different modes of one module."""
+
+
+class BackwardInEvaluationError(SwitchError):
+    """`backward()` was called inside evaluation, where it must have no effect."""
+
+
+class ModelRunError(EvalmodeError, RuntimeError):
+    """The model itself failed to run; the model's own error is kept as the cause."""
+
+
+class ContractBrokenError(EvalmodeError, AssertionError):
+    """A report with broken clauses was asked to raise."""
+
+
+class CertificateError(EvalmodeError, ValueError):
+    """A certificate cannot be read or written."""
+
+
+class MissingExtraError(EvalmodeError, ImportError):
+    """An optional package is not installed; the message gives the pip command."""
+
+
+class EvalmodeWarning(UserWarning):
+    """Nothing is wrong yet, but it may surprise."""

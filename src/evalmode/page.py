@@ -1,0 +1,89 @@
+"""The page of a clause or code, read from the docstring of the file that implements it. Knows no torch.
+
+A page opens with a one-line title and has the headings of `HEADINGS`, each underlined with dashes. Examples are
+indented code. The `Codes` heading lists each code with its one-line summary.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+import textwrap
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+
+from evalmode.errors import UsageError
+
+__all__ = ["HEADINGS", "Page", "parse_page", "read_page"]
+
+HEADINGS = ("What it does", "Why it matters", "Example", "Use instead", "Fix and its safety", "Limits", "Source")
+"""The headings that every page has, in this order; `Codes` follows `What it does` where the file has codes."""
+
+_CODE = re.compile(r"^\s*(EM\d{3})\s+(\S.*)$")
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """A page: its title, its sections by heading, and the codes that it explains."""
+
+    title: str
+    sections: Mapping[str, str]
+    codes: Mapping[str, str]
+    text: str
+
+    def code_block(self, heading: str) -> str:
+        """The Python code of a section: its indented lines, dedented."""
+        lines = self.sections[heading].splitlines()
+        kept = [line for line in lines if line.startswith("    ") or not line.strip()]
+        return textwrap.dedent("\n".join(kept)).strip() + "\n"
+
+
+def read_page(path: Path) -> Page:
+    """The page of a Python file, read without importing it.
+
+    Raises:
+        UsageError: the file has no docstring, or the docstring is no page.
+    """
+    docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
+    if docstring is None:
+        raise UsageError(f"{path.name} has no docstring", expected="a page: title and headings")
+    return parse_page(docstring, path.name)
+
+
+def parse_page(text: str, name: str = "page") -> Page:
+    """The page that a docstring holds.
+
+    Raises:
+        UsageError: a heading is missing, unknown, empty or out of order.
+    """
+    lines = text.strip().splitlines()
+    title = lines[0].rstrip(".")
+    sections: dict[str, list[str]] = {}
+    current: list[str] = []
+    for position, line in enumerate(lines[1:], start=1):
+        following = lines[position + 1] if position + 1 < len(lines) else ""
+        if line and set(following.strip()) == {"-"} and len(following.strip()) >= 3:
+            current = sections.setdefault(line.strip(), [])
+        elif not (line.strip() and set(line.strip()) == {"-"}):
+            current.append(line)
+    found = [heading for heading in sections if heading != "Codes"]
+    if tuple(found) != HEADINGS:
+        raise UsageError(
+            f"{name} has the headings {', '.join(found) or 'none'}", expected=", ".join(HEADINGS) + ", in this order"
+        )
+    bodies = {heading: "\n".join(body).strip("\n") for heading, body in sections.items()}
+    empty = [heading for heading, body in bodies.items() if not body.strip()]
+    if empty:
+        raise UsageError(f"{name} says nothing under {', '.join(empty)}")
+    return Page(title, MappingProxyType(bodies), MappingProxyType(_codes(bodies.get("Codes", ""))), text.strip())
+
+
+def _codes(body: str) -> dict[str, str]:
+    codes: dict[str, str] = {}
+    for line in body.splitlines():
+        match = _CODE.match(line)
+        if match:
+            codes[match[1]] = match[2].strip()
+    return codes
