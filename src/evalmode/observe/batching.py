@@ -1,0 +1,177 @@
+"""Samples of a batch: find the batch axis, select samples, and find the same samples again in any output.
+
+A batch axis is found by its size: it follows the number of samples when that changes. An axis of several rows a sample
+(tokens flattened into the batch) may be ordered sample by sample or the other way round; both readings are kept, and a
+difference counts only if it shows in both.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from evalmode.observe.tree import map_leaves, same_bits, tensor_leaves
+
+__all__ = ["BatchAxis", "Layout", "difference", "find_batch_axis", "layout_between", "rows_agree", "select_samples"]
+
+
+@dataclass(frozen=True, slots=True)
+class BatchAxis:
+    """Where the samples of a batch lie: the axis, how many, and the paths of the leaves that have it.
+
+    `listed` says that the batch is a list with one entry a sample.
+    """
+
+    axis: int
+    size: int
+    paths: frozenset[str]
+    listed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """The axes of a tensor that follow the batch, each with its rows a sample."""
+
+    axes: tuple[tuple[int, int], ...]
+
+
+def find_batch_axis(batch: Any, axis: int | str = "auto") -> BatchAxis | str:
+    """The batch axis of `batch`, or why there is none.
+
+    By itself it is axis 0 if every tensor with an axis has the same size there. A declared axis is taken from the first
+    tensor that has it; tensors of another size there are shared by all samples.
+
+    Example:
+        >>> find_batch_axis((torch.zeros(4, 3), torch.zeros(4))).size
+        4
+        >>> find_batch_axis((torch.zeros(4, 3), torch.zeros(5)))
+        'its tensors differ in their first axis (4 and 5): declare batch_axis='
+    """
+    tensors = [(path, leaf) for path, leaf in tensor_leaves(batch) if leaf.dim() > 0]
+    if not tensors:
+        return "the batch holds no tensor with an axis"
+    if isinstance(axis, int):
+        having = [(path, leaf) for path, leaf in tensors if -leaf.dim() <= axis < leaf.dim()]
+        if not having:
+            return f"no tensor of the batch has axis {axis}"
+        size = having[0][1].shape[axis]
+        return BatchAxis(axis, size, frozenset(path for path, leaf in having if leaf.shape[axis] == size))
+    if isinstance(batch, list) and all(isinstance(item, torch.Tensor) for item in batch) and len(batch) > 1:
+        return BatchAxis(0, len(batch), frozenset(), listed=True)
+    sizes = sorted({leaf.shape[0] for _, leaf in tensors})
+    if len(sizes) > 1:
+        return f"its tensors differ in their first axis ({' and '.join(map(str, sizes[:3]))}): declare batch_axis="
+    if sizes[0] == 0:
+        return "the batch is empty"
+    return BatchAxis(0, sizes[0], frozenset(path for path, _ in tensors))
+
+
+def select_samples(batch: Any, axis: BatchAxis, positions: Sequence[int]) -> Any:
+    """The batch made of the samples at `positions`; a position may be repeated.
+
+    Example:
+        >>> batch = torch.arange(4)
+        >>> select_samples(batch, find_batch_axis(batch), [2, 0]).tolist()
+        [2, 0]
+    """
+    if axis.listed:
+        return [batch[position] for position in positions]
+
+    def at(path: str, leaf: Any) -> Any:
+        if path not in axis.paths:
+            return leaf
+        return leaf.index_select(axis.axis, torch.tensor(positions, dtype=torch.long, device=leaf.device))
+
+    return map_leaves(at, batch)
+
+
+def layout_between(first: Sequence[int], first_size: int, second: Sequence[int], second_size: int) -> Layout | None:
+    """The batch axes of a tensor that has shape `first` for `first_size` samples and `second` for `second_size`.
+
+    None if no axis follows the number of samples, or one changes in another way.
+
+    Example:
+        >>> layout_between((4, 12, 3), 4, (5, 15, 3), 5)
+        Layout(axes=((0, 1), (1, 3)))
+    """
+    if len(first) != len(second):
+        return None
+    axes = []
+    for axis, (one, other) in enumerate(zip(first, second, strict=True)):
+        if one == other:
+            continue
+        if one % first_size or one * second_size != other * first_size:
+            return None
+        axes.append((axis, one // first_size))
+    return Layout(tuple(axes)) if axes else None
+
+
+def readings(tensor: torch.Tensor, layout: Layout, size: int, positions: Sequence[int]) -> list[torch.Tensor]:
+    """The rows of the samples at `positions`, once for each way to read the layout."""
+    choices = []
+    for axis, rows in layout.axes:
+        sample_first = [position * rows + row for position in positions for row in range(rows)]
+        row_first = [row * size + position for position in positions for row in range(rows)]
+        choices.append([(axis, sample_first)] if rows == 1 else [(axis, sample_first), (axis, row_first)])
+    found = []
+    for choice in itertools.islice(itertools.product(*choices), 4):
+        rows_of = tensor
+        for axis, indices in choice:
+            rows_of = rows_of.index_select(axis, torch.tensor(indices, dtype=torch.long, device=tensor.device))
+        found.append(rows_of)
+    return found
+
+
+def rows_agree(
+    first: torch.Tensor,
+    first_size: int,
+    first_positions: Sequence[int],
+    second: torch.Tensor,
+    second_size: int,
+    second_positions: Sequence[int],
+    layout: Layout,
+) -> tuple[bool, float, float]:
+    """Whether the same samples have the same bits in two outputs; else the largest difference, and the scale.
+
+    The reading of the layout in which they differ least decides.
+    """
+    best: tuple[bool, float, float] = (False, float("inf"), 1.0)
+    pairs = zip(
+        readings(first, layout, first_size, first_positions),
+        readings(second, layout, second_size, second_positions),
+        strict=True,
+    )
+    for one, other in pairs:
+        if same_bits(one, other):
+            return True, 0.0, 1.0
+        gap, scale = difference(one, other)
+        if gap <= best[1]:
+            best = (False, gap, scale)
+    return best
+
+
+def difference(first: torch.Tensor, second: torch.Tensor) -> tuple[float, float]:
+    """The largest difference of two tensors and the largest finite magnitude in them.
+
+    Equal infinities and two NaNs differ by 0; a NaN or an infinity against a number by infinity.
+    """
+    if first.shape != second.shape:
+        return float("inf"), 1.0
+    if first.numel() == 0:
+        return 0.0, 0.0
+    one, other = _as_double(first), _as_double(second)
+    same = (one == other) | (one.isnan() & other.isnan())
+    gaps = torch.where(same, torch.zeros_like(one.abs()), (one - other).abs())
+    gap = gaps.nan_to_num(nan=float("inf"), posinf=float("inf")).max().item()
+    magnitudes = torch.cat([one.abs().flatten(), other.abs().flatten()])
+    finite = magnitudes[magnitudes.isfinite()]
+    return float(gap), float(finite.max().item()) if finite.numel() else 0.0
+
+
+def _as_double(tensor: torch.Tensor) -> torch.Tensor:
+    dense = tensor.detach()
+    return dense.to(torch.complex128) if dense.is_complex() else dense.to(torch.float64)

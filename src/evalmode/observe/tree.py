@@ -1,0 +1,146 @@
+"""Batches and outputs as trees: every use of `torch.utils._pytree` is in this file.
+
+Lists, tuples, dicts, named tuples and Hugging Face outputs are known to pytree. Plain dataclasses, other mappings and
+`UserDict` (a tokeniser's `BatchEncoding`) are opened here.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Callable, Mapping, MutableMapping
+from typing import Any
+
+import torch
+from torch.utils import _pytree as pytree
+
+__all__ = ["describe", "leaves", "map_leaves", "map_tensors", "same_bits", "tensor_leaves"]
+
+
+def leaves(tree: object) -> list[tuple[str, object]]:
+    """Every leaf of `tree` with its path, in a fixed order. A lone tensor has the path `""`.
+
+    Example:
+        >>> leaves({"a": 1, "b": [2, 3]})
+        [("['a']", 1), ("['b'][0]", 2), ("['b'][1]", 3)]
+    """
+    found: list[tuple[str, object]] = []
+    _collect(tree, "", found, 0)
+    return found
+
+
+def tensor_leaves(tree: object) -> list[tuple[str, torch.Tensor]]:
+    """Every tensor of `tree` with its path."""
+    return [(path, leaf) for path, leaf in leaves(tree) if isinstance(leaf, torch.Tensor)]
+
+
+def map_leaves(function: Callable[[str, Any], Any], tree: Any) -> Any:
+    """A copy of `tree` with each leaf replaced by `function(path, leaf)`; containers keep their types."""
+    return _rebuild(function, tree, "", 0)
+
+
+def map_tensors(function: Callable[[torch.Tensor], torch.Tensor], tree: Any) -> Any:
+    """A copy of `tree` with each tensor replaced by `function(tensor)`.
+
+    Example:
+        >>> map_tensors(lambda tensor: tensor + 1, {"x": torch.zeros(2), "name": "a"})
+        {'x': tensor([1., 1.]), 'name': 'a'}
+    """
+    return map_leaves(lambda _, leaf: function(leaf) if isinstance(leaf, torch.Tensor) else leaf, tree)
+
+
+def same_bits(first: torch.Tensor, second: torch.Tensor) -> bool:
+    """Whether two tensors have the same dtype, shape and bits; a NaN equals the same NaN, 0.0 and -0.0 differ.
+
+    Example:
+        >>> same_bits(torch.tensor([float("nan")]), torch.tensor([float("nan")]))
+        True
+        >>> same_bits(torch.tensor([0.0]), torch.tensor([-0.0]))
+        False
+    """
+    if first.dtype != second.dtype or first.shape != second.shape or first.device != second.device:
+        return False
+    if first.layout is not torch.strided or second.layout is not torch.strided or first.is_quantized:
+        return bool(torch.equal(_dense(first), _dense(second)))
+    if torch.equal(first, second) and not first.is_floating_point() and not first.is_complex():
+        return True
+    return bool(torch.equal(_bytes_of(first), _bytes_of(second)))
+
+
+def describe(tree: object) -> str:
+    """The shapes and dtypes of `tree` in one line, for messages.
+
+    Example:
+        >>> describe({"x": torch.zeros(2, 3), "n": 4})
+        "{'x': float32[2, 3], 'n': 4}"
+    """
+    if isinstance(tree, torch.Tensor):
+        return f"{str(tree.dtype).removeprefix('torch.')}{list(tree.shape)}"
+    if isinstance(tree, Mapping):
+        return "{" + ", ".join(f"{key!r}: {describe(value)}" for key, value in list(tree.items())[:12]) + "}"
+    if isinstance(tree, list | tuple):
+        inner = ", ".join(describe(item) for item in tree[:8]) + (", ..." if len(tree) > 8 else "")
+        return f"[{inner}]" if isinstance(tree, list) else f"({inner})"
+    if isinstance(tree, bool | int | float | str | type(None)):
+        return repr(tree)[:40]
+    return type(tree).__name__
+
+
+def _bytes_of(tensor: torch.Tensor) -> torch.Tensor:
+    plain = tensor.detach().resolve_conj().resolve_neg().contiguous()
+    return plain.reshape(-1).view(torch.uint8)
+
+
+def _dense(tensor: torch.Tensor) -> torch.Tensor:
+    if tensor.is_quantized:
+        return tensor.int_repr()
+    return tensor.to_dense() if tensor.layout is not torch.strided else tensor
+
+
+def _collect(tree: Any, path: str, found: list[tuple[str, object]], depth: int) -> None:
+    pairs, _ = pytree.tree_flatten_with_path(tree)
+    for keys, leaf in pairs:
+        where = path + pytree.keystr(keys)
+        opened = _opened(leaf) if depth < 16 else None
+        if opened is None:
+            found.append((where, leaf))
+        else:
+            for name, value in opened.items():
+                _collect(value, where + name, found, depth + 1)
+
+
+def _rebuild(function: Callable[[str, Any], Any], tree: Any, path: str, depth: int) -> Any:
+    def at_leaf(keys: Any, leaf: Any) -> Any:
+        where = path + pytree.keystr(keys)
+        opened = _opened(leaf) if depth < 16 else None
+        if opened is None:
+            return function(where, leaf)
+        values = [_rebuild(function, value, where + name, depth + 1) for name, value in opened.items()]
+        return _with_values(leaf, values)
+
+    return pytree.tree_map_with_path(at_leaf, tree)
+
+
+def _opened(leaf: Any) -> dict[str, Any] | None:
+    """What a container unknown to pytree holds, by path piece; None for a real leaf."""
+    if isinstance(leaf, Mapping):
+        return {f"[{key!r}]": value for key, value in leaf.items()}
+    if dataclasses.is_dataclass(leaf) and not isinstance(leaf, type):
+        return {f".{field.name}": getattr(leaf, field.name) for field in dataclasses.fields(leaf)}
+    return None
+
+
+def _with_values(container: Any, values: list[Any]) -> Any:
+    if isinstance(container, MutableMapping):
+        changed = copy.copy(container)
+        if isinstance(getattr(container, "data", None), dict):  # UserDict: its copy may share the dict
+            changed.data = dict(container.data)  # type: ignore[attr-defined]
+        for key, value in zip(container, values, strict=True):
+            changed[key] = value
+        return changed
+    if isinstance(container, Mapping):
+        return dict(zip(container, values, strict=True))
+    changed = copy.copy(container)
+    for field, value in zip(dataclasses.fields(container), values, strict=True):
+        object.__setattr__(changed, field.name, value)  # a frozen dataclass is copied, never changed in place
+    return changed

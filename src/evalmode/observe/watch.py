@@ -1,0 +1,239 @@
+"""Watch one forward pass: random draws, graphs built, gradient mode, `backward()`, writes; each with its place.
+
+Two modes work together. The function mode sees the call as the user wrote it (`F.dropout`, attention, an LSTM); the
+dispatch mode below sees the operators that really run. A random operator counts only if a generator moved, so a fused
+attention with probability 0 or a dropout in evaluation does not.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+from torch.overrides import TorchFunctionMode
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from evalmode.finding import Place
+from evalmode.observe.attribution import ModuleStack, place_of
+from evalmode.observe.operators import written_tensors
+from evalmode.observe.state import ModelState
+
+__all__ = ["Draw", "Event", "Observation", "watch"]
+
+_KEPT_EVENTS = 10_000
+_FUNCTIONS_BETWEEN = frozenset(("__get__", "__set__", "size", "dim", "_set_grad_enabled"))
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something that happened once in a forward pass: the operator or function, and where."""
+
+    operator: str
+    place: Place
+
+
+@dataclass(frozen=True, slots=True)
+class Draw:
+    """A random draw: the operator, the function the user called, the module on top, and where.
+
+    `module_class` is that module's class name; `built_in_forward` says that the model does not own it; `in_training` is
+    its flag. `own_stream` is the state of an explicit generator before the draw, None for the process's stream.
+    """
+
+    operator: str
+    function: str
+    place: Place
+    module_class: str
+    built_in_forward: bool
+    in_training: bool
+    own_stream: bytes | None = None
+
+
+@dataclass(slots=True)
+class Observation:
+    """What one watched forward pass did, in order."""
+
+    draws: list[Draw] = field(default_factory=list)
+    graphs: list[Event] = field(default_factory=list)
+    gradient_switches: list[Event] = field(default_factory=list)
+    backwards: list[Event] = field(default_factory=list)
+    writes: list[tuple[str, Event]] = field(default_factory=list)
+    leaking_module: str | None = None
+    operators: int = 0
+    outputs: Any = None
+
+
+def watch(run: Callable[[], Any], model: nn.Module | None, state: ModelState | None = None) -> Observation:
+    """What `run()`, one forward pass of `model`, does. With `state`, writes to what the model owns are told too.
+
+    Example:
+        >>> model = nn.Sequential(nn.Dropout(0.5)).train()
+        >>> seen = watch(lambda: model(torch.ones(4)), model)
+        >>> [draw.place.module for draw in seen.draws]
+        ['0']
+    """
+    observation = Observation()
+    owned = {} if state is None else _owned_storages(state)
+    with _WatchedStack(model, observation) as stack:
+        functions = _FunctionWatch(stack, observation)
+        with functions, _OperatorWatch(stack, observation, functions, owned):
+            observation.outputs = run()
+    return observation
+
+
+class _WatchedStack(ModuleStack):
+    """Also notes the innermost module that leaves gradients on where they were off."""
+
+    def __init__(self, model: nn.Module | None, observation: Observation) -> None:
+        super().__init__(model)
+        self._observation = observation
+        self._grad_modes: list[bool] = []
+
+    def switched_on(self) -> str:
+        """The innermost module that was entered with gradients off: it is the one that switched them on."""
+        off = [path for (_, path), before in zip(self.running, self._grad_modes, strict=False) if not before]
+        return off[-1] if off else self.top
+
+    def entered(self, module: nn.Module) -> None:
+        self._grad_modes.append(torch.is_grad_enabled())
+
+    def left(self, module: nn.Module) -> None:
+        before = self._grad_modes[len(self.running) - 1]
+        del self._grad_modes[len(self.running) - 1 :]
+        if torch.is_grad_enabled() and not before and self._observation.leaking_module is None:
+            self._observation.leaking_module = self.top
+
+
+class _FunctionWatch(TorchFunctionMode):
+    """Sees each call of a torch function as it was written."""
+
+    def __init__(self, stack: _WatchedStack, observation: Observation) -> None:
+        super().__init__()
+        self.current = ""
+        self._stack = stack
+        self._observation = observation
+
+    def __torch_function__(
+        self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        name = getattr(func, "__name__", str(func))
+        before, self.current = self.current, name
+        try:
+            if name == "_set_grad_enabled" and args and args[0] and not torch.is_grad_enabled():
+                place = place_of(self._stack.top, within_module=True)
+                if place.file or self._stack.running:  # not the end of evalmode's own no_grad
+                    self._observation.gradient_switches.append(Event(name, place))
+            if func is torch.Tensor.backward:
+                self._observation.backwards.append(Event(name, place_of(self._stack.top)))
+            outputs = func(*args, **(kwargs or {}))
+            if name not in _FUNCTIONS_BETWEEN and torch.is_grad_enabled():
+                self._note_graph(name, outputs)
+            return outputs
+        finally:
+            self.current = before
+
+    def _note_graph(self, name: str, outputs: Any) -> None:
+        if len(self._observation.graphs) >= _KEPT_EVENTS:
+            return
+        for leaf in pytree.tree_leaves(outputs):
+            if isinstance(leaf, torch.Tensor) and leaf.grad_fn is not None:
+                self._observation.graphs.append(Event(name, place_of(self._stack.switched_on())))
+                return
+
+
+class _OperatorWatch(TorchDispatchMode):
+    """Sees each operator that runs."""
+
+    def __init__(
+        self, stack: ModuleStack, observation: Observation, functions: _FunctionWatch, owned: dict[int, str]
+    ) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._stack = stack
+        self._observation = observation
+        self._functions = functions
+        self._owned = owned
+        self._thread = threading.get_ident()
+
+    def __torch_dispatch__(
+        self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        named = kwargs or {}
+        self._observation.operators += 1
+        if torch.Tag.nondeterministic_seeded in func.tags:
+            return self._random(func, args, named)
+        if self._owned:
+            self._note_writes(func, args, named)
+        return func(*args, **named)
+
+    def _random(self, func: Any, args: tuple[Any, ...], named: dict[str, Any]) -> Any:
+        generator = named.get("generator")
+        watched = _streams_of(args, named) if generator is None else [generator]
+        before = [stream.get_state() for stream in watched]
+        outputs = func(*args, **named)
+        moved = any(not torch.equal(old, stream.get_state()) for old, stream in zip(before, watched, strict=True))
+        if self._owned:
+            self._note_writes(func, args, named)
+        if moved and not _is_certain(func, args, named) and len(self._observation.draws) < _KEPT_EVENTS:
+            own = before[0].numpy().tobytes() if generator is not None else None
+            self._observation.draws.append(self._draw(func, own))
+        return outputs
+
+    def _draw(self, func: Any, own: bytes | None) -> Draw:
+        module = self._stack.module
+        return Draw(
+            operator=str(func),
+            function=self._functions.current,
+            place=place_of(self._stack.top),
+            module_class=type(module).__name__ if module is not None else "",
+            built_in_forward=not self._stack.top_is_known,
+            in_training=bool(module is not None and module.training),
+            own_stream=own,
+        )
+
+    def _note_writes(self, func: Any, args: tuple[Any, ...], named: dict[str, Any]) -> None:
+        for tensor in written_tensors(func, args, named):
+            name = self._owned.get(_storage(tensor))
+            if name is not None and len(self._observation.writes) < _KEPT_EVENTS:
+                self._observation.writes.append((name, Event(str(func), place_of(self._stack.top))))
+
+
+def _is_certain(func: Any, args: tuple[Any, ...], named: dict[str, Any]) -> bool:
+    """A Bernoulli draw of probability 0 or 1 moves the stream and decides nothing (stochastic depth with rate 0)."""
+    if "bernoulli" not in str(func):
+        return False
+    p = args[1] if len(args) > 1 else named.get("p")
+    return isinstance(p, int | float) and p in (0, 1)
+
+
+def _streams_of(args: tuple[Any, ...], named: dict[str, Any]) -> list[torch.Generator]:
+    """The process's streams that an operator on these arguments may draw from."""
+    streams = [torch.default_generator]
+    if torch.cuda.is_initialized():
+        places = {leaf.device for leaf in pytree.tree_leaves((args, named)) if isinstance(leaf, torch.Tensor)}
+        if named.get("device") is not None:
+            places.add(torch.device(named["device"]))
+        current = torch.cuda.current_device()
+        indices = {place.index if place.index is not None else current for place in places if place.type == "cuda"}
+        streams.extend(torch.cuda.default_generators[index] for index in sorted(indices))
+    return streams
+
+
+def _owned_storages(state: ModelState) -> dict[int, str]:
+    names: dict[int, str] = {}
+    for kept in state.tensors:
+        key = _storage(kept.tensor)
+        if key:
+            names.setdefault(key, ".".join(part for part in (kept.owner, kept.name) if part))
+    return names
+
+
+def _storage(tensor: torch.Tensor) -> int:
+    try:
+        return tensor.untyped_storage().data_ptr()
+    except (RuntimeError, NotImplementedError):  # no storage: sparse, or a wrapper
+        return 0

@@ -1,0 +1,1 @@
+"""What evaluation and serving run: the calling rule, signatures, and predictors."""
