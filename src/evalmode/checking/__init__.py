@@ -1,0 +1,1 @@
+"""Test the evaluation contract on a model, clause by clause."""

@@ -1,0 +1,52 @@
+"""The clauses that `check` tests, one line each; a clause is a file under `clauses/` and is loaded when it is used."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import Any
+
+from evalmode.page import Page, read_page
+
+__all__ = ["CLAUSE_FILES", "examiner", "page_for", "pages"]
+
+CLAUSE_FILES = {
+    "mode-complete": "mode_complete",
+    "no-randomness": "no_randomness",
+    "no-gradients": "no_gradients",
+    "deterministic": "deterministic",
+    "batch-independent": "batch_independent",
+    "finite": "finite",
+    "restores": "restores",
+}
+"""Clause name to file name, in the order in which they are tested and shown."""
+
+
+def examiner(clause: str) -> Any:
+    """The function that examines `clause`: `examine(subject) -> Examination`."""
+    return importlib.import_module(f"evalmode.checking.clauses.{CLAUSE_FILES[clause]}").examine
+
+
+def pages() -> dict[str, Page]:
+    """Every clause's page by clause name, read without importing torch.
+
+    Example:
+        >>> pages()["no-randomness"].codes["EM122"]
+        'functional dropout is on in evaluation mode'
+    """
+    folder = Path(__file__).parent / "clauses"
+    return {clause: read_page(folder / f"{name}.py") for clause, name in CLAUSE_FILES.items()}
+
+
+def page_for(code_or_clause: str) -> Page | None:
+    """The page of a clause, or of the clause that a code belongs to.
+
+    Example:
+        >>> page_for("em171").title.split(":")[0]
+        'batch-independent'
+    """
+    wanted = code_or_clause.strip()
+    for clause, page in pages().items():
+        if wanted.lower() == clause or wanted.upper() in page.codes:
+            return page
+    return None

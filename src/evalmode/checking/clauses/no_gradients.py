@@ -1,0 +1,169 @@
+"""no-gradients: no graph is built, no .grad moves, and backward() has no effect.
+
+What it does
+------------
+Runs the model under `no_grad` and watches whether any operator records a graph, whether gradients are still off
+afterwards, and whether any `.grad` differs. Then calls `backward()` inside `evalmode.evaluating`, where it must do
+nothing. The caller's own grad mode is not judged.
+
+Codes
+-----
+    EM161 a graph is built under no_grad
+    EM162 forward leaves gradients switched on
+    EM163 a .grad is changed by the forward pass
+
+Why it matters
+--------------
+A graph keeps every activation alive, so memory grows; a `.grad` that moves spoils the next training step; gradients
+left on change what the caller's code after it does.
+
+Example
+-------
+    import torch
+    from torch import nn
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(4, 2)
+
+        def forward(self, x):
+            with torch.enable_grad():
+                return self.layer(x)
+
+    model, batch = Net().eval(), torch.randn(8, 4)
+
+Use instead
+-----------
+    import torch
+    from torch import nn
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(4, 2)
+
+        def forward(self, x):
+            return self.layer(x)
+
+    model, batch = Net().eval(), torch.randn(8, 4)
+
+Fix and its safety
+------------------
+Take `enable_grad` out of `forward` and let the caller choose: training has gradients on anyway. A model that needs a
+derivative to answer (forces from an energy) may allow it by module path; `detach()` what it returns.
+
+Limits
+------
+Tested under `no_grad` in one thread. What a model does with gradients on is its training, and not tested here.
+
+Source
+------
+https://docs.pytorch.org/docs/stable/notes/autograd.html#locally-disabling-gradient-computation
+"""
+
+from __future__ import annotations
+
+import torch
+
+from evalmode.checking.examination import Examination
+from evalmode.checking.subject import Subject
+from evalmode.finding import Finding, Place
+from evalmode.mode.switch import evaluating
+from evalmode.observe.tree import tensor_leaves
+from evalmode.observe.watch import Event, Observation
+from evalmode.predictor.calling import call
+
+CLAUSE = "no-gradients"
+
+
+def examine(subject: Subject) -> Examination:
+    """Test the clause on `subject`."""
+    observation = subject.observation()
+    leaks = _leaves_gradients_on(subject)
+    changed = _changed_gradients(subject)
+    findings: list[Finding] = []
+    if leaks:
+        findings.append(_leak(observation))
+    elif (observation.graphs or _has_graph(observation)) and not observation.backwards:
+        findings.extend(_graphs(observation))
+    if changed:
+        findings.append(_moved(observation, changed))
+    effect = [] if findings else _backward_effect(subject)
+    if effect:
+        findings.append(_moved(observation, effect))
+    return Examination(
+        probes=4,
+        evidence="no graph; backward() had no effect",
+        findings=tuple(findings),
+        measured={"graphs": len(observation.graphs)},
+    )
+
+
+def _leaves_gradients_on(subject: Subject) -> bool:
+    subject.prepare()
+    subject.passes += 1
+    with torch.no_grad():
+        call(subject.model, subject.batch, subject.forward)
+        return torch.is_grad_enabled()
+
+
+def _changed_gradients(subject: Subject) -> list[str]:
+    subject.bare_pass()()
+    return [change.path for change in subject.state.changes() if change.kind == "gradient"]
+
+
+def _backward_effect(subject: Subject) -> list[str]:
+    """Names of what a `backward()` inside evaluation changes: nothing, if the promise holds."""
+    subject.prepare()
+    subject.passes += 1
+    with evaluating(subject.model, on_backward="ignore"):
+        outputs = call(subject.model, subject.batch, subject.forward)
+        tensors = [leaf for _, leaf in tensor_leaves(outputs) if leaf.is_floating_point()]
+        if any(leaf.requires_grad and leaf.grad_fn is not None for leaf in tensors):
+            sum((leaf.sum() for leaf in tensors), torch.zeros(())).backward()
+    return [change.path for change in subject.state.changes() if change.kind == "gradient"]
+
+
+def _has_graph(observation: Observation) -> bool:
+    return any(leaf.grad_fn is not None for _, leaf in tensor_leaves(observation.outputs))
+
+
+def _graphs(observation: Observation) -> list[Finding]:
+    """One finding for each line that switches gradients on; without one, the first operator that records."""
+    switches = [event for event in observation.gradient_switches if event.place.file]
+    by_line: dict[tuple[str, int], Event] = {}
+    for event in switches or observation.graphs[:1]:
+        by_line.setdefault((event.place.file, event.place.line), event)
+    first = observation.graphs[0] if observation.graphs else None
+    seen = f"{len(observation.graphs)} operators recorded a graph"
+    if first is not None:
+        seen += f", the first is {first.operator} in {first.place.module or 'the model itself'}"
+    places = [event.place for event in by_line.values()] or [Place()]
+    fix = "take enable_grad() out of forward; the caller decides, and training has gradients on anyway"
+    return [Finding("EM161", CLAUSE, "a graph is built under no_grad", place, seen=seen, fix=fix) for place in places]
+
+
+def _leak(observation: Observation) -> Finding:
+    switches = [event for event in observation.gradient_switches if event.place.file]
+    place = switches[-1].place if switches else Place(observation.leaking_module or "")
+    return Finding(
+        "EM162",
+        CLAUSE,
+        "forward leaves gradients switched on",
+        place,
+        seen="torch.is_grad_enabled() was False before the forward pass and True after it",
+        fix="use it as a block (with torch.set_grad_enabled(...):), which puts it back",
+    )
+
+
+def _moved(observation: Observation, changed: list[str]) -> Finding:
+    place = observation.backwards[0].place if observation.backwards else Place(changed[0].rpartition(".")[0])
+    return Finding(
+        "EM163",
+        CLAUSE,
+        "a .grad is changed by the forward pass",
+        place,
+        seen=f"{len(changed)} changed, the first is {changed[0]}",
+        fix="use torch.autograd.grad(outputs, inputs), which writes no .grad",
+    )

@@ -1,0 +1,157 @@
+"""restores: leaving evaluation gives back exactly the state before it.
+
+What it does
+------------
+Sets some modules to training and some not, enters `evalmode.evaluating`, runs the model, and leaves: once in the
+ordinary way and once through an exception. Then compares flags, random streams, parameters, buffers, `.grad`,
+`requires_grad` and grad mode with what they were, bit for bit.
+
+Codes
+-----
+    EM201 a mode is not given back
+    EM202 a random stream is not given back
+    EM203 a tensor or the grad mode is not given back
+
+Why it matters
+--------------
+An evaluation in the middle of training must not change the training run: not its frozen parts, not its random numbers,
+not its statistics.
+
+Example
+-------
+    import torch
+    from torch import nn
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("seen", torch.zeros(()))
+
+        def forward(self, x):
+            self.seen += len(x)
+            return x * 2
+
+    model, batch = Net().eval(), torch.randn(8, 4)
+
+Use instead
+-----------
+    import torch
+    from torch import nn
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("seen", torch.zeros(()))
+
+        def forward(self, x):
+            if self.training:
+                self.seen += len(x)
+            return x * 2
+
+    model, batch = Net().eval(), torch.randn(8, 4)
+
+Fix and its safety
+------------------
+Write to the model's state only `if self.training`. Evaluation then leaves it alone, and training is unchanged.
+
+Limits
+------
+What a plain attribute of a module refers to is not compared, nor what lies outside the model and torch.
+
+Source
+------
+https://github.com/pytorch/pytorch/issues/18220
+"""
+
+from __future__ import annotations
+
+import contextlib
+
+from torch import nn
+
+from evalmode.checking.examination import Examination
+from evalmode.checking.subject import Subject
+from evalmode.finding import Finding, Place
+from evalmode.mode.discover import discover
+from evalmode.mode.switch import evaluating
+from evalmode.observe.state import StateChange
+from evalmode.predictor.calling import call
+
+CLAUSE = "restores"
+
+
+class _LeavingError(Exception):
+    """Raised inside evaluation to leave it the hard way."""
+
+
+def examine(subject: Subject) -> Examination:
+    """Test the clause on `subject`."""
+    changes: dict[StateChange, None] = {}
+    for by_exception in (False, True):
+        changes |= dict.fromkeys(_around(subject, by_exception))
+    subject.state.put_back()
+    findings = _findings(subject, list(changes))
+    return Examination(probes=2, evidence="modes, random streams, buffers, .grad: same bits", findings=tuple(findings))
+
+
+def _around(subject: Subject, by_exception: bool) -> list[StateChange]:
+    """What differs after entering and leaving evaluation."""
+    subject.state.put_back()
+    flags = _arranged(subject.model)
+    with contextlib.suppress(_LeavingError), evaluating(subject.model, on_backward="ignore"):
+        subject.passes += 1
+        call(subject.model, subject.batch, subject.forward)
+        if by_exception:
+            raise _LeavingError
+    paths = discover(subject.model).paths()
+    changed = [
+        StateChange("flag", paths.get(id(module), ""), "training")
+        for module, flag in flags
+        if module.training is not flag
+    ]
+    kept = {id(module): bool(own["training"]) for _, module, own in subject.state.attributes if "training" in own}
+    for module, _ in flags:  # the arranged flags are not a change of the model's
+        module.training = kept[id(module)]
+    kinds = ("stream", "tensor", "gradient", "grad mode")
+    return changed + [change for change in subject.state.changes() if change.kind in kinds]
+
+
+def _arranged(model: nn.Module) -> list[tuple[nn.Module, bool]]:
+    """Give modules with a plain flag alternating modes, as in a partly frozen training run."""
+    found = discover(model)
+    unusual = {id(module) for module in found.unusual}
+    plain = [module for module in found.modules if id(module) not in unusual and "training" in module.__dict__]
+    flags = [(module, position % 3 != 1) for position, module in enumerate(plain)]
+    for module, flag in flags:
+        module.training = flag
+    return flags
+
+
+def _findings(subject: Subject, changes: list[StateChange]) -> list[Finding]:
+    found: list[Finding] = []
+    flags = [change for change in changes if change.kind == "flag"]
+    streams = [change for change in changes if change.kind == "stream"]
+    rest = [change for change in changes if change.kind not in ("flag", "stream")]
+    if flags:
+        fix = "let train() and eval() of the module change nothing but its own mode"
+        found.append(_finding("EM201", "a mode is not given back", flags, Place(flags[0].module), fix))
+    if streams:
+        fix = "do not seed inside forward; use torch.random.fork_rng() where it must be"
+        found.append(_finding("EM202", "a random stream is not given back", streams, Place(), fix))
+    written = dict(reversed(subject.observation().writes)) if rest else {}
+    groups: dict[Place, list[StateChange]] = {}
+    for change in rest:
+        place = written[change.path].place if change.path in written else Place(change.module)
+        groups.setdefault(place, []).append(change)
+    for place, members in groups.items():
+        if subject.is_reported(place):
+            continue
+        fix = "write to it only if self.training"
+        found.append(_finding("EM203", "a tensor or the grad mode is not given back", members, place, fix))
+    return found
+
+
+def _finding(code: str, summary: str, changes: list[StateChange], place: Place, fix: str) -> Finding:
+    names = ", ".join(change.path for change in changes[:3]) + (" ..." if len(changes) > 3 else "")
+    seen = f"{len(changes)} changed: {names}"
+    return Finding(code, CLAUSE, summary, place, seen=seen, fix=fix)

@@ -1,0 +1,204 @@
+"""The model under test with its batch: the one way in which clauses run it."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+
+import torch
+from torch import nn
+
+from evalmode.errors import ModelRunError, UsageError
+from evalmode.finding import Finding, Place
+from evalmode.observe.batching import BatchAxis, find_batch_axis, select_samples
+from evalmode.observe.state import ModelState, read_state
+from evalmode.observe.still import still
+from evalmode.observe.streams import seed_streams
+from evalmode.observe.tree import tensor_leaves
+from evalmode.observe.watch import Observation, watch
+from evalmode.observe.wide import WideUnsupportedError, wide, widened
+from evalmode.predictor.calling import call
+
+__all__ = ["Outputs", "Selection", "Subject"]
+
+Outputs = dict[str, torch.Tensor]
+"""Every tensor of an output by its path."""
+Selection = str | int | Callable[[Any], Any] | None
+"""Which part of the outputs counts: a key or attribute, a position, a function, or all of it."""
+
+
+_SEED_BASE = 0x5EED_0000  # a model that seeds 0 or 42 inside forward must not meet the seed it sets
+
+
+class Subject:
+    """A model, its batch, and how to run them.
+
+    Every pass starts from the same state and the same random streams, runs without gradients, and leaves what it
+    changed to be put back by the next one or at the end.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        batch: Any,
+        *,
+        forward: Callable[[Any, Any], Any] | None = None,
+        outputs: Selection = None,
+        batch_axis: int | str = "auto",
+        probes: str = "default",
+        seed: int = 0,
+        found_training: bool = False,
+    ) -> None:
+        self.model = model
+        self.batch = batch
+        self.forward = forward
+        self.selection = outputs
+        self.probes = probes
+        self.seed = _SEED_BASE + seed
+        self.found_training = found_training
+        self.axis: BatchAxis | str = find_batch_axis(batch, batch_axis)
+        self.state: ModelState = read_state(model)
+        self.passes = 0
+        self.claimed: dict[str, str] = {}  # module path -> code of the mode-complete finding that names it
+        self.findings: list[Finding] = []
+        self.stilled = False
+        self._observation: Observation | None = None
+
+    def prepare(self) -> None:
+        """Bring the model back to the state in which every pass starts, and start the random streams anew."""
+        self.state.put_back(streams=False, quick=True)
+        seed_streams(self.seed)
+
+    def run(self, batch: Any = None, *, restore: bool = True) -> Outputs:
+        """The output tensors of one forward pass on `batch` (the given one if None)."""
+        return self._run(self.batch if batch is None else batch, nullcontext(), restore=restore)
+
+    def run_wide(self, batch: Any = None) -> Outputs:
+        """The same in fp64.
+
+        Raises:
+            WideUnsupportedError: an operator has no fp64 form.
+        """
+        wide_batch = widened(self.batch if batch is None else batch)
+        try:
+            return self._run(wide_batch, wide())
+        except ModelRunError as error:  # it ran as it is, so fp64 is the reason
+            if isinstance(error.__cause__, WideUnsupportedError):
+                raise error.__cause__ from error
+        try:
+            return self._run(wide_batch, wide(self.model))
+        except ModelRunError as error:
+            cause = error.__cause__
+            if isinstance(cause, WideUnsupportedError):
+                raise cause from error
+            raise WideUnsupportedError(f"the model ({cause})") from error
+
+    def samples(self, positions: Sequence[int]) -> Any:
+        """The batch made of the given samples; only with a batch axis."""
+        if isinstance(self.axis, str):
+            raise UsageError(f"the batch cannot be divided into samples: {self.axis}")
+        return select_samples(self.batch, self.axis, positions)
+
+    def observation(self) -> Observation:
+        """What a watched pass on the given batch did; watched once and kept."""
+        if self._observation is None:
+            self._observation = self.observe()
+        return self._observation
+
+    def observe(self) -> Observation:
+        """Watch one more pass on the given batch."""
+        return watch(self.bare_pass(), self.model, self.state)
+
+    def bare_pass(self, batch: Any = None) -> Callable[[], Any]:
+        """One forward pass, from the kept state and streams, as a function to be watched."""
+        chosen = self.batch if batch is None else batch
+        self.state.put_back(streams=False, quick=True)
+
+        def one_pass() -> Any:
+            self.passes += 1
+            seed_streams(self.seed)
+            with torch.no_grad(), _eager(), self._stillness():
+                return call(self.model, chosen, self.forward)
+
+        return one_pass
+
+    def wide_pass(self, batch: Any) -> Callable[[], Any]:
+        """The same in fp64; `batch` has to be wide already, so that the caller can follow its tensors."""
+
+        def one_pass() -> Any:
+            self.state.put_back(streams=False, quick=True)
+            with wide():
+                return self.bare_pass(batch)()
+
+        return one_pass
+
+    def claimed_path(self, finding: Finding) -> str | None:
+        """The path that `mode-complete` has named and in which `finding` lies: one cause, told once."""
+        path = finding.place.module
+        for claimed in self.claimed:
+            if not claimed or path == claimed or path.startswith((f"{claimed}.", f"{claimed}[")):
+                return claimed
+        return None
+
+    def claims(self, finding: Finding) -> bool:
+        """Whether `mode-complete` has named the cause of `finding` already."""
+        return self.claimed_path(finding) is not None
+
+    def is_reported(self, place: Place) -> bool:
+        """Whether an earlier clause has found something on the same line of the same module."""
+        return bool(place.file) and any(finding.place == place for finding in self.findings)
+
+    def tensors(self, outputs: Any) -> Outputs:
+        """The tensors that count, of what the model gave."""
+        return {path or "output": leaf.detach() for path, leaf in tensor_leaves(_selected(outputs, self.selection))}
+
+    def _run(self, batch: Any, context: AbstractContextManager[Any], *, restore: bool = True) -> Outputs:
+        if restore:
+            self.state.put_back(streams=False, quick=True)
+        self.passes += 1
+        seed_streams(self.seed)
+        with torch.no_grad(), self._stillness(), _eager() if isinstance(context, wide) else nullcontext(), context:
+            raw = call(self.model, batch, self.forward)
+        return {path: leaf.clone() for path, leaf in self.tensors(raw).items()}
+
+    def _stillness(self) -> AbstractContextManager[Any]:
+        if not self.stilled:
+            return nullcontext()
+        quiet: AbstractContextManager[Any] = still()  # type: ignore[no-untyped-call]
+        return quiet
+
+
+def _eager() -> AbstractContextManager[Any]:
+    """A compiled model is watched as it was written: its kernels have no lines."""
+    if "torch._dynamo" not in sys.modules:
+        return nullcontext()
+    return _written_form()
+
+
+@contextmanager
+def _written_form() -> Iterator[None]:
+    with torch.compiler.set_stance("force_eager"), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Using `torch.compile\\(module\\)` when there are global hooks")
+        yield
+
+
+def _selected(outputs: Any, selection: Selection) -> Any:
+    if selection is None:
+        return outputs
+    if callable(selection):
+        return selection(outputs)
+    try:
+        if isinstance(selection, int) or isinstance(outputs, Mapping):
+            return outputs[selection]
+        return getattr(outputs, selection)
+    except (KeyError, IndexError, AttributeError, TypeError) as error:
+        if isinstance(outputs, Mapping):
+            names = ", ".join(map(repr, outputs))
+        else:
+            names = f"a {type(outputs).__name__}"
+        raise UsageError(
+            f"outputs={selection!r} is not among the model's outputs", expected=f"one of {names}"
+        ) from error

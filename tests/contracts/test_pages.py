@@ -1,0 +1,55 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from evalmode.checking.catalog import CLAUSE_FILES, page_for, pages
+from evalmode.checking.runner import check
+from evalmode.clause import CLAUSES
+from evalmode.errors import UsageError
+from evalmode.page import HEADINGS, parse_page
+
+
+def built(code: str) -> tuple[Any, Any]:
+    scope: dict[str, Any] = {}
+    exec(compile(code, "<page>", "exec"), scope)
+    return scope["model"], scope["batch"]
+
+
+@pytest.mark.parametrize("clause", CLAUSE_FILES)
+def test_the_example_is_flagged_and_its_mending_is_not(clause: str) -> None:
+    page = pages()[clause]
+    bad = check(*built(page.code_block("Example")), clauses=[clause])
+    assert [finding.code for finding in bad.findings if finding.code in page.codes]
+    good = check(*built(page.code_block("Use instead")))
+    assert good.findings == ()
+
+
+@pytest.mark.parametrize("clause", CLAUSE_FILES)
+def test_a_page_names_its_clause_and_its_codes(clause: str) -> None:
+    page = pages()[clause]
+    assert page.title.startswith(f"{clause}: {CLAUSES[clause].promise[:20]}")
+    assert page.codes
+    assert all(page_for(code) == page for code in page.codes)
+
+
+def test_a_code_belongs_to_one_page() -> None:
+    codes = [code for page in pages().values() for code in page.codes]
+    assert len(codes) == len(set(codes))
+    assert page_for("EM999") is None
+
+
+def test_reading_pages_imports_no_torch() -> None:
+    code = "import sys; from evalmode.checking.catalog import pages; pages(); sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_text_that_is_no_page_is_refused() -> None:
+    with pytest.raises(UsageError, match="headings"):
+        parse_page("Title.\n\nWhat it does\n------------\nSomething.")
+    empty = "Title.\n\n" + "\n\n".join(f"{heading}\n---\n" for heading in HEADINGS)
+    with pytest.raises(UsageError, match="says nothing under What it does"):
+        parse_page(empty)
