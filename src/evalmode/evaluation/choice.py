@@ -1,0 +1,236 @@
+"""Which figures to compute: those the task names, or those that its outputs and targets suggest."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from evalmode.errors import TaskError
+from evalmode.evaluation.answers import Answered
+from evalmode.evaluation.outputs import unreadable
+from evalmode.measure.catalog import METRICS, metric_named
+from evalmode.measure.metric import Aggregate, Metric
+from evalmode.observe.tree import describe, map_tensors
+
+__all__ = [
+    "Chosen",
+    "MetricChoice",
+    "MetricFunction",
+    "chosen_loss",
+    "chosen_metrics",
+    "inferred_metrics",
+    "refuse_equal_names",
+]
+
+MetricFunction = Callable[[Any, Any], Any]
+MetricChoice = (
+    str
+    | MetricFunction
+    | Metric
+    | Mapping[str, str | Metric | MetricFunction]
+    | Iterable[str | Metric | MetricFunction]
+    | None
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """A figure to compute: one value per sample of an answered batch. Without `aggregate`, booleans are a proportion
+    and numbers a mean."""
+
+    name: str
+    values: Callable[[Answered], Any]
+    aggregate: Aggregate | None = None
+
+
+def chosen_metrics(metrics: object) -> tuple[Chosen, ...] | None:
+    """The metrics that were asked for, by name or as functions; None where they are to be inferred.
+
+    Raises:
+        TaskError: an unknown name, something that is neither name nor function, or one name twice.
+    """
+    if metrics is None:
+        return None
+    if isinstance(metrics, str | Metric) or callable(metrics):
+        metrics = (metrics,)
+    if isinstance(metrics, Mapping):
+        pairs = [(str(name), metric) for name, metric in metrics.items()]
+    elif isinstance(metrics, Iterable):
+        pairs = [(_name_of(metric), metric) for metric in metrics]
+    else:
+        raise _no_metric(metrics)
+    refuse_equal_names([name for name, _ in pairs])
+    return tuple(_chosen(name, metric) for name, metric in pairs)
+
+
+def refuse_equal_names(names: list[str]) -> None:
+    """Raises `TaskError` where two figures would bear one name."""
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise TaskError(
+            f"two metrics are called {', '.join(map(repr, twice))}",
+            expected="a name of its own for each",
+            fix="metrics = {'first name': function, 'second name': other_function}",
+        )
+
+
+def chosen_loss(loss: object, batch: Answered) -> tuple[Chosen, str]:
+    """A loss as a figure, and in words how it is taken. `batch` is the first batch.
+
+    A loss that gives one number per batch is called once per sample: a mean over batches would depend on how the data
+    was cut.
+
+    Raises:
+        TaskError: it is no function.
+    """
+    if not callable(loss) or isinstance(loss, type):
+        raise TaskError(
+            f"loss is {loss!r}",
+            expected="a function (outputs, target)",
+            fix="loss = torch.nn.functional.cross_entropy",
+        )
+    result = loss(batch.outputs, _beside(batch))
+    if not isinstance(result, Tensor) or result.ndim:
+        return Chosen("loss", lambda batch: loss(batch.outputs, _beside(batch))), ""
+
+    def one_by_one(batch: Answered) -> list[float]:
+        parts = (batch.outputs, _beside(batch))
+        return [float(loss(*(_sample(part, row, batch.size) for part in parts))) for row in range(batch.size)]
+
+    return Chosen("loss", one_by_one), "loss: it gives one number per batch, so it is called once per sample"
+
+
+def inferred_metrics(batch: Answered) -> tuple[tuple[Chosen, ...], str]:
+    """The metrics that fit the first batch, and in words why.
+
+    Raises:
+        TaskError: no metric fits for sure; the message shows one to write.
+    """
+    if batch.target is None:
+        return (), "metrics: none, as there is no target"
+    if batch.target_tensor is None:
+        raise _no_fit(batch, "the target is no tensor")
+    if batch.scores is None and batch.predicted is None:
+        raise unreadable(batch.outputs)
+    names, why = _fitting(batch, batch.target_tensor)
+    return tuple(_named(METRICS[name]) for name in names), f"metrics: {', '.join(names)} ({why})"
+
+
+def _fitting(batch: Answered, target: Tensor) -> tuple[tuple[str, ...], str]:
+    scores, labels = batch.scores, _holds_labels(target)
+    if batch.predicted is not None and not batch.predicted.is_floating_point():
+        if not labels or batch.predicted.ndim != 1:
+            raise _no_fit(batch, "predictions are whole numbers, targets are not class indices")
+        losses = _losses(scores, target)
+        return ("accuracy", *losses), "the predictions are class indices"
+    if scores is None:
+        raise _no_fit(batch, "no scores")
+    if not scores.is_floating_point():
+        if labels and scores.ndim == 1:
+            return ("accuracy",), "the outputs are class indices"
+        raise _no_fit(batch, "whole numbers as outputs")
+    if labels and scores.ndim == 2 and scores.shape[1] > 1:
+        if _look_like_probabilities(scores):
+            return ("accuracy",), "the outputs look like probabilities; their log loss is computed only if named"
+        return ("accuracy", "log loss"), f"{scores.shape[1]} class scores per sample, taken as logits"
+    if _one_each(scores) and _one_each(target) and _zero_or_one(target):
+        if bool(((scores >= 0) & (scores <= 1)).all()):
+            raise _no_fit(batch, "one score from 0 to 1 per sample may be a probability or a logit")
+        return ("binary accuracy", "binary log loss"), "one score per sample, taken as a logit, and targets of 0 and 1"
+    if scores.shape == target.shape or (_one_each(scores) and _one_each(target)):
+        if scores.ndim > 1 and not _one_each(scores) and _zero_or_one(target):
+            raise _no_fit(batch, "targets of 0 and 1 per output may be several labels or a distribution")
+        return ("mean absolute error", "root mean squared error"), "outputs and targets of one shape: a regression"
+    raise _no_fit(batch, "no named metric takes these shapes")
+
+
+def _losses(scores: Tensor | None, target: Tensor) -> tuple[str, ...]:
+    if scores is None or not scores.is_floating_point() or _look_like_probabilities(scores):
+        return ()
+    if scores.ndim == 2 and scores.shape[1] > 1:
+        return ("log loss",)
+    return ()
+
+
+def _holds_labels(target: Tensor) -> bool:
+    return not target.is_floating_point() and not target.is_complex() and _one_each(target)
+
+
+def _one_each(values: Tensor) -> bool:
+    return values.ndim == 1 or (values.ndim == 2 and values.shape[1] == 1)
+
+
+def _zero_or_one(target: Tensor) -> bool:
+    return bool(((target == 0) | (target == 1)).all())
+
+
+def _look_like_probabilities(scores: Tensor) -> bool:
+    return scores.ndim == 2 and bool((scores >= 0).all() and ((scores.double().sum(1) - 1).abs() < 1e-2).all())
+
+
+def _named(metric: Metric) -> Chosen:
+    def values(batch: Answered) -> Tensor:
+        scores = batch.scores
+        if metric.name == "accuracy" and batch.predicted is not None:
+            scores = batch.predicted
+        if scores is None:
+            raise unreadable(batch.outputs)
+        if batch.target_tensor is None:
+            raise TaskError(
+                f"{metric.name}: the target is {describe(batch.target)}",
+                expected="a tensor",
+                fix="return inputs, target   # from split(batch), target as a tensor",
+            )
+        return metric.per_sample(scores, batch.target_tensor)
+
+    return Chosen(metric.name, values, metric.aggregate)
+
+
+def _chosen(name: str, metric: object) -> Chosen:
+    if isinstance(metric, str | Metric):
+        named = _named(metric_named(metric) if isinstance(metric, str) else metric)
+        return Chosen(name, named.values, named.aggregate)
+    if not callable(metric) or isinstance(metric, type):
+        raise _no_metric(metric)
+    return Chosen(name, lambda batch: metric(batch.outputs, _beside(batch)))
+
+
+def _name_of(metric: object) -> str:
+    if isinstance(metric, str):
+        return metric_named(metric).name
+    if isinstance(metric, Metric):
+        return metric.name
+    name = getattr(metric, "__name__", type(metric).__name__)
+    return "metric" if name == "<lambda>" else str(name).replace("_", " ")
+
+
+def _beside(batch: Answered) -> Any:
+    """The target on the device of the outputs."""
+    if batch.scores is None:
+        return batch.target
+    device = batch.scores.device
+    return map_tensors(lambda tensor: tensor.to(device), batch.target)
+
+
+def _sample(part: Any, row: int, size: int) -> Any:
+    """One sample of outputs or target, as a batch of one."""
+    return map_tensors(lambda leaf: leaf[row : row + 1] if leaf.ndim and len(leaf) == size else leaf, part)
+
+
+def _no_metric(metric: object) -> TaskError:
+    return TaskError(
+        f"a metric of type {type(metric).__name__}: {metric!r}",
+        expected="a name, or a function (outputs, target) -> one value per sample",
+        fix="metrics = ['accuracy', 'log loss']",
+    )
+
+
+def _no_fit(batch: Answered, why: str) -> TaskError:
+    return TaskError(
+        f"cannot tell which metrics fit outputs {describe(batch.outputs)} and target {describe(batch.target)}: {why}",
+        expected="metrics in the task: names (" + ", ".join(METRICS) + ") or functions",
+        fix="metrics = {'my metric': lambda outputs, target: (outputs.argmax(1) == target).flatten(1).float().mean(1)}"
+        "   # one value per sample",
+    )

@@ -1,0 +1,1 @@
+"""Measuring answers: pure functions from model outputs and targets to figures with intervals."""
