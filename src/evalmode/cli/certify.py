@@ -1,0 +1,106 @@
+"""`evalmode certify TASK`: the whole way in one command."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from evalmode.cli.options import (
+    AllowOption,
+    Defaults,
+    DeviceOption,
+    Format,
+    FormatOption,
+    IgnoreOption,
+    ProbesOption,
+    SelectOption,
+    WeightsOption,
+    settings_for,
+)
+
+if TYPE_CHECKING:
+    from evalmode.certificate import Certificate
+
+__all__ = ["app"]
+
+app = typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False, add_completion=False)
+
+
+@app.command("certify")
+def certify_task(
+    task: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="TASK",
+            help="A task file, pkg.module, or pkg.module:attribute. Default: `task` under [tool.evalmode] in "
+            "pyproject.toml.",
+        ),
+    ] = None,
+    weights: WeightsOption = None,
+    device: DeviceOption = None,
+    limit: Annotated[
+        int | None, typer.Option("--limit", metavar="N", min=1, help="Evaluate the first N samples only.")
+    ] = None,
+    select: SelectOption = None,
+    ignore: IgnoreOption = None,
+    allow: AllowOption = None,
+    probes: ProbesOption = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            metavar="DIR",
+            help="Folder for certificate.json (default: here; with --format json only if given).",
+            file_okay=False,
+        ),
+    ] = None,
+    output_format: FormatOption = Format.TEXT,
+) -> None:
+    """Check a model, evaluate its test data, and write a certificate."""
+    from evalmode.cli.printing import Progress, move_model, print_certificate, writable_folder
+    from evalmode.task import load_task
+    from evalmode.terminal import certificate_text
+
+    defaults = Defaults(settings_for(task))
+    selection = defaults.selection(select, ignore)
+    reference = defaults.target(task, "certify")
+    chosen_probes = defaults.probes(probes)
+    folder = writable_folder(out or Path()) if out is not None or output_format is not Format.JSON else None
+    loaded = load_task(reference, weights=weights)
+    from evalmode.certification import certify
+
+    patterns = defaults.allow(allow, loaded.model)
+    defaults.say_used()
+    if device is not None:
+        loaded = move_model(loaded, device)
+    with Progress(sys.stderr) as progress:
+        found = certify(
+            loaded,
+            device=device,
+            limit=limit,
+            clauses=selection.clauses,
+            allow=patterns,
+            probes=chosen_probes,
+            on_progress=progress.show,
+        )
+    certificate = selection.applied(found)
+    steps: list[tuple[str, str]] = []
+    if folder is not None:
+        steps.append(("certificate", str(certificate.save(folder / "certificate.json"))))
+    steps += _next_steps(certificate, reference)
+    print_certificate(certificate, output_format, lambda made: certificate_text(made, next_steps=steps))
+    raise typer.Exit(0 if certificate.ok else 1)
+
+
+def _next_steps(certificate: Certificate, reference: str) -> list[tuple[str, str]]:
+    """Commands that lead on from here: for an example of a clone, to the gallery and to a task of one's own."""
+    examples = Path("examples")
+    if not Path(reference).resolve().is_relative_to(examples.resolve()):
+        return []
+    steps = [("your model", "evalmode init")]
+    if (examples / "broken").is_dir() and Path("Makefile").is_file():
+        steps.insert(0, ("break it", "make gallery"))
+    return steps

@@ -1,0 +1,145 @@
+"""`evalmode`: find the command, run it, and turn what it raises into a message and an exit status."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+import traceback
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+import evalmode
+from evalmode.errors import EvalmodeError
+
+__all__ = ["main"]
+
+EPILOG = (
+    "Exit status: 0 every clause is kept, 1 something is broken, 2 the command or the task is wrong. "
+    "Results go to standard output, progress and errors to standard error."
+)
+COMMANDS = ("certify", "check", "explain", "init")
+_INTERRUPTED, _BROKEN_PIPE = 130, 141  # 128 + the signal's number, as shells count
+_DEFECT = 70  # EX_SOFTWARE of sysexits.h: no verdict on the model
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line (that of the process by default) and return its exit status.
+
+    Example:
+        >>> main(["--version"])
+        evalmode ...
+        0
+    """
+    arguments = sys.argv[1:] if argv is None else list(argv)
+    if "--debug" in arguments:  # wherever it stands
+        arguments = ["--debug", *(argument for argument in arguments if argument != "--debug")]
+    try:
+        typer.main.get_command(app).main(args=arguments, prog_name="evalmode")
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else int(end.code is not None)
+    except Exception:  # noqa: BLE001 - a defect of evalmode, shown whole: its status must not say "broken"
+        traceback.print_exc()
+        print("evalmode itself failed: please report this with the lines above", file=sys.stderr)
+        return _DEFECT
+    return 0
+
+
+class _Commands(TyperGroup):
+    """Commands that are imported when they are named."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        if cmd_name not in COMMANDS:
+            return None
+        module = importlib.import_module(f"evalmode.cli.{cmd_name}")
+        return typer.main.get_command(module.app)
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        names: Any = dict.fromkeys(COMMANDS)
+        self.commands = names  # what a misspelt name is held against
+        return super().resolve_command(ctx, args)
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """The help opens with what evalmode is for, not with its usage."""
+        for paragraph in (self.help or "").split("\n\n"):
+            formatter.write_text(" ".join(paragraph.split()))
+            formatter.write_paragraph()
+        self.format_usage(ctx, formatter)
+        self.format_options(ctx, formatter)
+        self.format_epilog(ctx, formatter)
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            result = super().invoke(ctx)
+            sys.stdout.flush()
+        except (typer.Exit, typer.Abort):
+            raise
+        except EvalmodeError as error:
+            raise typer.Exit(_explain(error, debug=ctx.params.get("debug", False))) from error
+        except KeyboardInterrupt as error:
+            print("evalmode: stopped", file=sys.stderr)
+            raise typer.Exit(_INTERRUPTED) from error
+        except BrokenPipeError as error:
+            _let_go_of_stdout()
+            raise typer.Exit(_BROKEN_PIPE) from error
+        return result
+
+
+def _explain(error: EvalmodeError, *, debug: bool) -> int:
+    """Print a user's mistake as its message alone; with its traceback when asked."""
+    from evalmode.terminal import displayable, look
+
+    sys.stdout.flush()
+    if debug:
+        traceback.print_exception(error)
+    else:
+        print(displayable(f"{type(error).__name__}: {error}", unicode=look(sys.stderr).unicode), file=sys.stderr)
+    return 2
+
+
+def _let_go_of_stdout() -> None:
+    """Nobody reads any more: what is still buffered must not raise again when the interpreter ends."""
+    try:
+        descriptor = sys.stdout.fileno()
+    except (OSError, ValueError):  # not a file: nothing is flushed at the end
+        return
+    devnull = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(devnull, descriptor)
+    os.close(devnull)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"evalmode {evalmode.__version__}")
+        raise typer.Exit
+
+
+app = typer.Typer(
+    cls=_Commands,
+    rich_markup_mode=None,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    no_args_is_help=True,
+    epilog=EPILOG,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 80},
+)
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", envvar="EVALMODE_DEBUG", help="Show the traceback of an error.")
+    ] = False,
+) -> None:
+    """Same sample, same answer: alone, in any batch, under any load; or the line that breaks it.
+
+    evalmode tests what model.eval() promises on your own PyTorch model.
+    """

@@ -1,0 +1,135 @@
+"""What commands share: results on standard output, progress on standard error, the model moved to its device."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Self, TextIO
+
+from evalmode.errors import UsageError
+
+if TYPE_CHECKING:
+    import rich.progress
+
+    from evalmode.certificate import Certificate
+    from evalmode.task import Task
+
+__all__ = ["Progress", "move_model", "print_certificate", "print_json", "print_text", "say", "writable_folder"]
+
+_STAGES = {"load": "loading", "check": "checking the contract", "evaluate": "evaluating"}
+
+
+def print_text(text: str) -> None:
+    """Print a result and flush it, so that a reader who has gone is noticed here."""
+    print(text, flush=True)
+
+
+def print_certificate(certificate: Certificate, form: str, text_of: Callable[[Certificate], str]) -> None:
+    """A certificate as text, as JSON, or as text after its GitHub annotations."""
+    if form == "json":
+        print_json(certificate)
+        return
+    if form == "github":
+        from evalmode.cli.github import workflow_commands
+        from evalmode.terminal import look
+
+        for line in workflow_commands(certificate, unicode=look().unicode):
+            print(line)
+    print_text(text_of(certificate))
+
+
+def print_json(certificate: Certificate) -> None:
+    """The certificate, byte for byte as it is written to a file, where standard output takes bytes."""
+    data = certificate.to_json()
+    buffer = getattr(sys.stdout, "buffer", None)
+    if buffer is None:
+        sys.stdout.write(data.decode())
+    else:
+        sys.stdout.flush()
+        buffer.write(data)
+    sys.stdout.flush()
+
+
+def say(note: str) -> None:
+    """Something to know beside the result, on standard error."""
+    from evalmode.terminal import displayable, look
+
+    print(displayable(note, unicode=look(sys.stderr).unicode), file=sys.stderr)
+
+
+def writable_folder(folder: Path) -> Path:
+    """The folder, made if need be, before any work is done for what will be written there.
+
+    Raises:
+        UsageError: it cannot be made or written to.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"cannot make the folder {folder}: {error.strerror}", fix="--out DIR") from error
+    if not os.access(folder, os.W_OK):
+        raise UsageError(f"cannot write to the folder {folder.resolve()}", fix="--out DIR")
+    return folder
+
+
+def move_model(task: Task, device: str) -> Task:
+    """The task with its model on `device`. The command line owns the model that it loaded, so it moves it in place."""
+    from torch import nn
+
+    from evalmode.certification import usable_device
+
+    chosen = usable_device(device)
+    return dataclasses.replace(task, model=task.model.to(chosen)) if isinstance(task.model, nn.Module) else task
+
+
+class Progress:
+    """A bar on standard error while a command works; nothing where no terminal listens.
+
+    Example:
+        >>> with Progress(sys.stderr) as progress:
+        ...     progress.show("evaluate", 64, 540)
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._bar: rich.progress.Progress | None = None
+        self._stage = ""
+        self._stack = contextlib.ExitStack()
+
+    def __enter__(self) -> Self:
+        if not self._stream.isatty():
+            return self
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
+        from rich.progress import Progress as Bar
+
+        columns = (
+            SpinnerColumn("line"),
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+        )
+        self._bar = self._stack.enter_context(Bar(*columns, console=Console(file=self._stream), transient=True))
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.close()
+
+    def show(self, stage: str, done: int, total: int | None) -> None:
+        """Say that `done` of `total` (None if unknown) steps of a stage are done."""
+        if self._bar is None:
+            return
+        if stage != self._stage:
+            for task in self._bar.task_ids:
+                self._bar.remove_task(task)
+            self._bar.add_task(_STAGES.get(stage, stage), total=total)
+            self._stage = stage
+        self._bar.update(self._bar.task_ids[-1], completed=done, total=total)

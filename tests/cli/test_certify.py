@@ -1,0 +1,120 @@
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from evalmode.certificate import Certificate
+from evalmode.checking.catalog import CLAUSE_FILES
+from evalmode.cli.main import main
+
+
+def test_kept(task_folder, capsys):
+    assert main(["certify", "task.py", "--out", "deep/out"]) == 0
+    shown = capsys.readouterr()
+    lines = shown.out.splitlines()
+    assert lines[0] == "Contract"
+    assert "  ✓ deterministic        same bits again, here and in a fresh process" in lines
+    assert any(line.startswith("Test set, 40 samples") for line in lines)
+    assert any(line.startswith(f"KEPT  {len(CLAUSE_FILES)} of {len(CLAUSE_FILES)} clauses on ") for line in lines)
+    assert lines[-1] == "  certificate  deep/out/certificate.json"
+    assert max(map(len, lines)) <= 80
+    assert shown.err == ""
+    kept = Certificate.load("deep/out/certificate.json")
+    assert kept.ok
+    assert kept.subject == "task.py"
+    assert kept.evaluation.samples == 40
+
+
+def test_broken_says_where_and_how_to_mend_it_and_ends_with_1(task_folder, capsys):
+    assert main(["certify", "broken.py", "--limit", "10"]) == 1
+    shown = capsys.readouterr().out
+    assert "✗ no-randomness        functional dropout is on in evaluation mode" in shown
+    assert "broken.py:12" in shown
+    assert "return F.dropout(self.head(inputs), 0.5)" in shown
+    assert "evalmode explain EM122" in shown
+    assert "BROKEN" in shown
+    assert "Test set, 10 samples" in shown
+    assert not Certificate.load("certificate.json").ok
+
+
+def test_json_is_exactly_the_certificate(task_folder, capfdbinary):
+    assert main(["certify", "task.py", "--format", "json", "--out", "here"]) == 0
+    assert capfdbinary.readouterr().out == Path("here/certificate.json").read_bytes()
+    assert not Path("certificate.json").exists()
+
+
+def test_json_without_out_writes_no_file(task_folder, capsys):
+    assert main(["certify", "task.py", "--format", "json", "--limit", "8"]) == 0
+    assert msgspec.json.decode(capsys.readouterr().out, type=Certificate).ok
+    assert not Path("certificate.json").exists()
+
+
+def test_allowed_by_module_path(task_folder, capsys):
+    wrapped = (
+        Path("broken.py").read_text(encoding="utf-8")
+        + """
+class Wrapper(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.sampling = Broken()
+    def forward(self, inputs):
+        return self.sampling(inputs)
+def model(): return Wrapper()
+"""
+    )
+    Path("broken.py").write_text(wrapped, encoding="utf-8")
+    assert main(["certify", "broken.py", "--allow", "sampling"]) == 0
+    assert "~ no-randomness" in capsys.readouterr().out
+
+
+def test_a_folder_that_cannot_be_made_is_said_before_any_work(task_folder, capsys):
+    Path("task.py").write_text("raise RuntimeError('must not be loaded')", encoding="utf-8")
+    assert main(["certify", "task.py", "--out", "task.py/below"]) == 2
+    assert "cannot make the folder" in capsys.readouterr().err
+
+
+def test_a_model_that_fails_on_its_data_is_the_users_mistake(task_folder, capsys):
+    text = Path("task.py").read_text(encoding="utf-8").replace("randn(40, 4", "randn(40, 5")
+    Path("task.py").write_text(text, encoding="utf-8")
+    assert main(["certify", "task.py"]) == 2
+    shown = capsys.readouterr().err
+    assert "ModelRunError" in shown
+    assert "float32[16, 5]" in shown
+    assert "Traceback" not in shown
+
+
+@pytest.mark.parametrize("width", ["40", "60"])
+def test_narrow_terminals(task_folder, capsys, monkeypatch, width):
+    monkeypatch.setenv("COLUMNS", width)
+    assert main(["certify", "broken.py", "--limit", "8"]) == 1
+    assert max(map(len, capsys.readouterr().out.splitlines())) <= int(width)
+
+
+def test_a_bar_on_a_terminal_and_results_apart_from_it(task_folder):
+    pty = pytest.importorskip("pty")
+    import contextlib
+    import os
+    import subprocess
+    import sys
+
+    import evalmode
+
+    ours, theirs = pty.openpty()
+    environment = {**os.environ, "PYTHONPATH": str(Path(evalmode.__file__).parents[1]), "TERM": "xterm"}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "evalmode", "certify", "task.py"],
+        stdout=subprocess.PIPE,
+        stderr=theirs,
+        env=environment,
+    )
+    os.close(theirs)
+    bar = b""
+    with contextlib.suppress(OSError):  # what Linux says when the other end of a terminal is closed
+        while piece := os.read(ours, 4096):
+            bar += piece
+    os.close(ours)
+    out = process.communicate(timeout=60)[0]
+    assert process.returncode == 0
+    assert b"checking the contract" in bar
+    assert out.startswith(b"Contract\n")
+    assert b"\x1b" not in out

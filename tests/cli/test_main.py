@@ -1,0 +1,187 @@
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+
+import evalmode
+from evalmode.cli.main import main
+
+TASK = """
+    import torch
+    from torch import nn
+
+    def model():
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Linear(4, 8), nn.Dropout(0.5), nn.Linear(8, 3))
+
+    def test_data():
+        generator = torch.Generator().manual_seed(0)
+        return torch.randn(40, 4, generator=generator), torch.arange(40) % 3
+"""
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    Path("task.py").write_text(textwrap.dedent(TASK), encoding="utf-8")
+    return tmp_path
+
+
+def run(*arguments, **changes):
+    source = str(Path(evalmode.__file__).parents[1])
+    environment = {**os.environ, "PYTHONPATH": source, **changes}
+    return subprocess.run(
+        [sys.executable, "-m", "evalmode", *arguments], capture_output=True, env=environment, timeout=120, check=False
+    )
+
+
+def test_help_opens_with_what_it_is_for(capsys):
+    assert main(["--help"]) == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith("Same sample, same answer: alone, in any batch, under any load")
+    assert all(f"\n  {command} " in shown for command in ("certify", "check", "explain", "init"))
+    assert max(map(len, shown.splitlines())) <= 80
+
+
+def test_help_of_each_command(capsys):
+    for command in ("certify", "check", "explain", "init"):
+        assert main([command, "--help"]) == 0
+        assert command in capsys.readouterr().out
+
+
+def test_version(capsys):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"evalmode {evalmode.__version__}\n"
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["--version"], ["certify", "--help"], ["explain", "EM171"], ["init", "new.py"]]
+)
+def test_what_needs_no_torch_loads_none(arguments, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    script = (
+        "import sys; from evalmode.cli.main import main; status = main(sys.argv[1:]); "
+        "sys.exit(status or ('torch loaded' if 'torch' in sys.modules else 0))"
+    )
+    source = str(Path(evalmode.__file__).parents[1])
+    done = subprocess.run(
+        [sys.executable, "-c", script, *arguments],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": source},
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["certfy"], "No such command 'certfy'. Did you mean 'certify'?"),
+        (["certify"], "TASK"),
+        (["certify", "task.py", "--lmit", "3"], "--limit"),
+        (["certify", "task.py", "--limit", "0"], "--limit"),
+        (["certify", "task.py", "--format", "yaml"], "yaml"),
+        (["certify", "nowhere.py"], "TaskError: there is no file nowhere.py"),
+        (["certify", "task.py", "--weights", "w.pt"], "weights were given (w.pt), but model() of task.py takes none"),
+        (["certify", "task.py", "--device", "nonsense"], "device 'nonsense' cannot be used"),
+        (["certify", "task.py", "--out", "task.py"], "task.py"),
+    ],
+)
+def test_wrong_commands_and_tasks_end_with_2_and_without_traceback(folder, capsys, arguments, expected):
+    assert main(arguments) == 2
+    shown = capsys.readouterr()
+    assert expected in shown.err
+    assert shown.out == ""
+    assert "Traceback" not in shown.err
+
+
+@pytest.mark.parametrize("place", ["before", "after", "environment"])
+def test_debug_shows_the_traceback(folder, capsys, monkeypatch, place):
+    arguments = ["certify", "nowhere.py"]
+    if place == "environment":
+        monkeypatch.setenv("EVALMODE_DEBUG", "1")
+    else:
+        arguments = ["--debug", *arguments] if place == "before" else [*arguments, "--debug"]
+    assert main(arguments) == 2
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_a_defect_of_evalmode_is_neither_kept_nor_broken(folder, capsys, monkeypatch):
+    def fail(*_, **__):
+        raise AssertionError("a defect")
+
+    monkeypatch.setattr("evalmode.certification.certify", fail)
+    assert main(["certify", "task.py"]) == 70
+    shown = capsys.readouterr().err
+    assert "a defect" in shown
+    assert "evalmode itself failed" in shown
+
+
+def test_no_command_is_a_wrong_command(capsys):
+    assert main([]) == 2
+    shown = capsys.readouterr()
+    assert "Same sample, same answer" in shown.out + shown.err
+
+
+def test_the_installed_command_is_this_main():
+    import tomllib
+
+    root = Path(evalmode.__file__).parents[2]
+    scripts = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]["scripts"]
+    assert scripts == {"evalmode": "evalmode.cli.main:main"}
+
+
+def test_under_lc_all_c_and_through_a_pipe_there_is_only_ascii(folder):
+    done = run("check", "task.py", "--select", "no-randomness", LC_ALL="C", FORCE_COLOR="")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.isascii()
+    assert b"\x1b" not in done.stdout
+    assert done.stdout.startswith(b"ok no-randomness")
+
+
+def test_an_encoding_that_has_no_marks(folder):
+    done = run("check", "task.py", "--select", "no-randomness", PYTHONIOENCODING="latin-1")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(b"ok no-randomness")
+
+
+def test_a_reader_that_has_gone_is_no_error(folder):
+    source = str(Path(evalmode.__file__).parents[1])
+    process = subprocess.Popen(
+        [sys.executable, "-m", "evalmode", "explain", "EM171"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": source},
+    )
+    process.stdout.close()
+    errors = process.stderr.read()
+    process.stderr.close()
+    assert process.wait(60) == 141
+    assert errors == b""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals are sent otherwise there")
+def test_an_interruption_ends_with_130_and_one_line(folder):
+    Path("slow.py").write_text(
+        "import pathlib, time\ndef model():\n    pathlib.Path('started').touch()\n    time.sleep(600)", encoding="utf-8"
+    )
+    source = str(Path(evalmode.__file__).parents[1])
+    process = subprocess.Popen(
+        [sys.executable, "-m", "evalmode", "certify", "slow.py"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": source},
+    )
+    while not Path("started").exists():
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    out, errors = process.communicate(timeout=60)
+    assert (process.returncode, out, errors) == (130, b"", b"evalmode: stopped\n")
