@@ -9,15 +9,14 @@ from __future__ import annotations
 
 import hashlib
 import random
-import sys
 import threading
 import warnings
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
 from evalmode.errors import EvalmodeWarning
+from evalmode.mode.stream_states import StreamStates, cuda_generators, numpy_random, read_streams, write_streams
 
 __all__ = ["StreamHold", "hold_streams", "release_streams"]
 
@@ -29,16 +28,6 @@ class StreamHold:
     swapped: bool = False
 
 
-@dataclass(slots=True)
-class _States:
-    """The state of every stream, as their own getters give it; None for a stream that is not there."""
-
-    torch_cpu: torch.Tensor
-    python: tuple[Any, ...]
-    numpy: dict[str, Any] | None
-    cuda: tuple[torch.Tensor, ...] | None
-
-
 class _Process:
     """What this process knows about its streams. Every access holds `lock`."""
 
@@ -46,8 +35,8 @@ class _Process:
         self.lock = threading.RLock()
         self.holds: set[StreamHold] = set()
         self.thread = 0
-        self.training: _States | None = None
-        self.evaluation: _States | None = None
+        self.training: StreamStates | None = None
+        self.evaluation: StreamStates | None = None
         self.drawn_from = False
         self.left: torch.Tensor | None = None
         self.mark: tuple[object, ...] = ()
@@ -76,7 +65,7 @@ def hold_streams(hold: StreamHold) -> None:
         hold.swapped = True
         if not _process.holds:
             mark = _seeding_mark()
-            training = _read()
+            training = read_streams()
             if _process.evaluation is None or not _same_mark(mark, _process.mark) or _begins_anew(training):
                 _process.evaluation = _seeded(torch.initial_seed(), training)
                 _process.mark = mark
@@ -84,7 +73,7 @@ def hold_streams(hold: StreamHold) -> None:
             _process.training = training
             _process.thread = threading.get_ident()
             _process.holds.add(hold)  # from here on a release puts training's streams back
-            _write(evaluation)
+            write_streams(evaluation)
             _process.drawn_from = True
         else:
             _process.holds.add(hold)
@@ -97,9 +86,9 @@ def release_streams(hold: StreamHold) -> None:
             return
         if len(_process.holds) == 1 and _process.training is not None:
             if _process.drawn_from:  # not again after an interruption, when training's streams are half back
-                _process.evaluation = _read()
+                _process.evaluation = read_streams()
                 _process.drawn_from = False
-            _write(_process.training)
+            write_streams(_process.training)
             _rewind_new_cuda(_process.training)
             _process.mark = _seeding_mark()  # a seed set inside evaluation is evaluation's business
             _process.left = _process.training.torch_cpu
@@ -121,7 +110,7 @@ def _same_mark(first: tuple[object, ...], second: tuple[object, ...]) -> bool:
     return len(first) == len(second) and first[0] == second[0] and first[1] is second[1]
 
 
-def _begins_anew(training: _States) -> bool:
+def _begins_anew(training: StreamStates) -> bool:
     """Whether training's stream is at the start of its seed and was not when the last evaluation gave it back."""
     if _process.left is None or not torch.cuda.is_initialized():
         return False
@@ -129,50 +118,20 @@ def _begins_anew(training: _States) -> bool:
     return torch.equal(training.torch_cpu, start) and not torch.equal(_process.left, start)
 
 
-def _numpy_random() -> Any:
-    """numpy's legacy random module, if the process has loaded it."""
-    return sys.modules.get("numpy.random")
-
-
-def _cuda_generators() -> tuple[torch.Generator, ...] | None:
-    return tuple(torch.cuda.default_generators) if torch.cuda.is_initialized() else None
-
-
-def _read() -> _States:
-    numpy_random = _numpy_random()
-    cuda = _cuda_generators()
-    return _States(
-        torch_cpu=torch.default_generator.get_state(),
-        python=random.getstate(),
-        numpy=numpy_random.get_state(legacy=False) if numpy_random else None,
-        cuda=tuple(generator.get_state() for generator in cuda) if cuda is not None else None,
-    )
-
-
-def _write(states: _States) -> None:
-    torch.default_generator.set_state(states.torch_cpu)
-    random.setstate(states.python)
-    if states.numpy is not None:
-        _numpy_random().set_state(states.numpy)
-    if states.cuda is not None:
-        for generator, state in zip(_cuda_generators() or (), states.cuda, strict=True):
-            generator.set_state(state)
-
-
-def _rewind_new_cuda(training: _States) -> None:
+def _rewind_new_cuda(training: StreamStates) -> None:
     """Devices that came up inside evaluation drew from training's stream: set them back to its start."""
     if training.cuda is None:
-        for generator in _cuda_generators() or ():
+        for generator in cuda_generators() or ():
             generator.manual_seed(generator.initial_seed())
 
 
-def _completed(evaluation: _States, training: _States) -> _States:
+def _completed(evaluation: StreamStates, training: StreamStates) -> StreamStates:
     """`evaluation` with fresh streams for what has come up since: CUDA, numpy, another numpy bit generator."""
     kinds = [states.numpy and states.numpy["bit_generator"] for states in (evaluation, training)]
     if kinds[0] == kinds[1] and (evaluation.cuda is None) == (training.cuda is None):
         return evaluation
     fresh = _seeded(torch.initial_seed(), training)
-    return _States(
+    return StreamStates(
         torch_cpu=evaluation.torch_cpu,
         python=evaluation.python,
         numpy=evaluation.numpy if kinds[0] == kinds[1] else fresh.numpy,
@@ -180,20 +139,20 @@ def _completed(evaluation: _States, training: _States) -> _States:
     )
 
 
-def _seeded(seed: int, like: _States) -> _States:
+def _seeded(seed: int, like: StreamStates) -> StreamStates:
     """Fresh streams derived from `seed`, of the same kinds as `like`."""
     own = int.from_bytes(hashlib.sha256(f"evalmode evaluation {seed}".encode()).digest()[:8], "little")
     numpy_state = None
     if like.numpy is not None:
-        numpy_random = _numpy_random()
-        bit_generator = getattr(numpy_random, like.numpy["bit_generator"])
-        numpy_state = numpy_random.RandomState(bit_generator(own % 2**32)).get_state(legacy=False)
+        numpy = numpy_random()
+        bit_generator = getattr(numpy, like.numpy["bit_generator"])
+        numpy_state = numpy.RandomState(bit_generator(own % 2**32)).get_state(legacy=False)
     cuda = None
     if like.cuda is not None:
         cuda = tuple(
-            torch.Generator(generator.device).manual_seed(own).get_state() for generator in _cuda_generators() or ()
+            torch.Generator(generator.device).manual_seed(own).get_state() for generator in cuda_generators() or ()
         )
-    return _States(
+    return StreamStates(
         torch_cpu=torch.Generator().manual_seed(own).get_state(),
         python=random.Random(own).getstate(),  # noqa: S311 - a reproducible stream, no secret
         numpy=numpy_state,
