@@ -36,7 +36,7 @@ gallery: $(STAMP)
 	@$(BIN)/python examples/broken/gallery.py
 
 bench: $(STAMP)
-	@$(BIN)/python benchmarks/switch.py
+	@$(BIN)/python benchmarks/switch.py --keep
 
 test: $(STAMP)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(ARGS)
