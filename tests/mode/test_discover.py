@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from evalmode import evaluating
+from evalmode.mode import discover as discover_module
 from evalmode.mode.discover import CONTAINER_LIMIT, discover
 
 
@@ -278,3 +279,13 @@ def test_none_children_and_lazy_modules():
         assert not net.lazy.training
         net.lazy(torch.ones(1, 2))  # turns into a plain Linear inside
     assert net.lazy.training and type(net.lazy) is nn.Linear
+
+
+def test_the_total_limit_ends_the_search_and_is_said(monkeypatch):
+    monkeypatch.setattr(discover_module, "TOTAL_LIMIT", 50)
+    net = nn.Module()
+    net.first = [object()] * 40
+    net.second = [*[object()] * 40, nn.Dropout()]
+    found = discover(net)
+    assert [cut.label for cut in found.truncated] == [".second"]
+    assert len(found.modules) == 1

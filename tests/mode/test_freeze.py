@@ -472,3 +472,14 @@ def test_any_sequence_of_freezing_and_unfreezing(data):
     assert not any(vars(p).get("train") for p in parts)
     assert flags(model) == before
     assert all(p.requires_grad for p in model.parameters())
+
+
+def test_a_shallow_copy_is_frozen_and_unfrozen_apart_from_the_original():
+    original = freeze(nn.BatchNorm1d(4))
+    other = copy.copy(original)
+    assert is_frozen(other)
+    unfreeze(other)
+    assert other.training
+    assert is_frozen(original)
+    assert not original.training
+    assert unfreeze(original).training

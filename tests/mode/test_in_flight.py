@@ -503,3 +503,29 @@ def test_blocks_of_every_wish_in_any_order_restore_grad_mode(model, seed):
     while open_blocks:
         open_blocks.pop(chance.randrange(len(open_blocks))).__exit__(None, None, None)
     outside(model)
+
+
+def test_an_object_whose_call_is_a_generator_runs_in_evaluation():
+    model = nn.Dropout()
+
+    class Steps:
+        def __call__(self, count):
+            for _ in range(count):
+                yield model.training, torch.is_grad_enabled()
+
+    seen = [(step, torch.is_grad_enabled()) for step in evaluating(model)(Steps())(2)]
+    assert seen == [((False, False), True)] * 2
+    assert model.training
+
+
+def test_an_object_whose_call_is_an_asynchronous_generator_runs_in_evaluation():
+    model = nn.Dropout()
+
+    class Steps:
+        async def __call__(self):
+            yield model.training, torch.is_grad_enabled()
+
+    async def run():
+        return [(step, torch.is_grad_enabled()) async for step in evaluating(model)(Steps())()]
+
+    assert asyncio.run(run()) == [((False, False), True)]

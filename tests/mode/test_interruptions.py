@@ -19,6 +19,7 @@ import evalmode.mode.switch
 from evalmode import evaluating, freeze
 from evalmode.errors import EvalmodeWarning
 from evalmode.mode import backward, ledger, stash, streams
+from evalmode.mode.session import Session
 
 ROOM = str(Path(evalmode.mode.switch.__file__).parent)
 
@@ -380,3 +381,9 @@ def test_freezing_that_is_interrupted_can_be_repeated():
     Stop.armed = False
     freeze(model)
     assert not any(m.training for m in model.modules())
+
+
+def test_a_session_that_was_never_made_is_finalised_in_silence(recwarn):
+    session = Session.__new__(Session)
+    session.__del__()
+    assert session.modes is None

@@ -22,12 +22,14 @@ def decorated(function: Function, models: tuple[nn.Module, ...], wishes: Wishes)
     The models stay in evaluation from the first step to the last; grad mode and random streams only while it runs.
     """
     wrapper: Callable[..., Any]
-    own_call = vars(type(function)).get("__call__")  # of an object with an `async def __call__`
-    if inspect.isasyncgenfunction(function):
+    kind: Any = function
+    if not (inspect.isroutine(function) or isinstance(function, functools.partial)):
+        kind = type(function).__call__  # an object: its `__call__` may be a generator or a coroutine function
+    if inspect.isasyncgenfunction(kind):
         wrapper = _asynchronous_generator(function, models, wishes)
-    elif inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(own_call):
+    elif inspect.iscoroutinefunction(kind):
         wrapper = _coroutine(function, models, wishes)
-    elif inspect.isgeneratorfunction(function):
+    elif inspect.isgeneratorfunction(kind):
         wrapper = _generator(function, models, wishes)
     else:
         wrapper = _function(function, models, wishes)

@@ -202,6 +202,8 @@ def discover(*roots: nn.Module) -> Discovery:
             if name in _OVERRIDE_NAMES:
                 odd = odd or cls is not FrozenMode
                 continue
+            if cls is types.MethodType and isinstance(module, torch.jit.ScriptModule):
+                continue  # `__dir__` and the like, bound to the module that was scripted
             search.attribute(module, name, value, stack)
         if odd:
             unusual.append(module)
@@ -274,10 +276,9 @@ class _Search:
             limit = min(CONTAINER_LIMIT, self.budget)
             if size > limit:
                 self.result.truncated.append(Truncation(holder, label, size, limit))
-            taken = min(size, limit)
-            self.budget -= taken
+            self.budget -= min(size, limit)
             pending.extend(
-                (label + piece, inner, depth) for piece, inner in islice(pieces, taken) if type(inner) not in _INERT
+                (label + piece, inner, depth) for piece, inner in islice(pieces, limit) if type(inner) not in _INERT
             )
 
 
@@ -285,8 +286,7 @@ def _contents(value: Any) -> tuple[Iterator[tuple[str, object]], int, bool] | No
     """What `value` holds, how much, and whether it is an object rather than a container; None if nothing can be."""
     kind = type(value)
     if issubclass(kind, collections.UserDict | collections.UserList):
-        value = value.data
-        kind = type(value)
+        value, kind = value.data, type(value.data)
     if issubclass(kind, dict):
         entries = list(islice(dict.items(value), CONTAINER_LIMIT))
         keys = ((f".key({position})", key) for position, (key, _) in enumerate(entries) if isinstance(key, nn.Module))

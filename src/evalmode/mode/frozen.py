@@ -104,6 +104,10 @@ def frozen_parameters() -> dict[int, tuple[bool, torch.Tensor | None]]:
 
 
 def frozen_mode(module: nn.Module) -> FrozenMode | None:
-    """The mark on `module`, or None if it is not frozen."""
+    """The mark on `module`, or None if it is not frozen. A shallow copy shares the original's: it is given its own."""
     mark = module.__dict__.get("train")
-    return mark if isinstance(mark, FrozenMode) else None
+    if not isinstance(mark, FrozenMode):
+        return None
+    if mark.module is not module:
+        mark = module.__dict__["train"] = FrozenMode(module, layers=list(mark.layers), replaced=mark.replaced)
+    return mark

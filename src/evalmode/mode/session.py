@@ -138,13 +138,14 @@ class Ambience:
 class Session:
     """One entry. Every step of `release` may be repeated, so that an interruption inside it loses nothing."""
 
+    modes: ModeHold | None = None  # on the class, for the finaliser of a session whose making was interrupted
+    stash: GradientStash | None = None
+    ambience: Ambience | None = None
+
     def __init__(self, models: tuple[nn.Module, ...], wishes: Wishes) -> None:
         self.models = models
         self.wishes = wishes
         self.thread = threading.get_ident()
-        self.modes: ModeHold | None = None
-        self.stash: GradientStash | None = None
-        self.ambience: Ambience | None = None
 
     def switch(self) -> Switched:
         wishes = self.wishes

@@ -100,7 +100,7 @@ def _seeding_mark() -> tuple[object, ...]:
     """Changes when the process is seeded: the seed itself, and a trace that seeding with the same seed leaves too.
 
     Every torch.manual_seed queues a fresh call for CUDA while CUDA is not initialised; its identity tells two seedings
-    with one seed apart. Where torch keeps no such trace, only a different seed is noticed.
+    with one seed apart. Where torch keeps no such trace, `_begins_anew` looks at the stream itself.
     """
     tracker = getattr(torch.cuda, "_lazy_seed_tracker", None)
     return torch.initial_seed(), getattr(tracker, "manual_seed_all_cb", None)

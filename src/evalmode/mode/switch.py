@@ -36,7 +36,7 @@ def evaluating(
 
     Inside, every part of the models is in evaluation mode (those too that `model.eval()` does not reach), no graph is
     built, `backward()` changes no `.grad`, and random numbers come from evaluation's own streams. Afterwards, however
-    the block ends, each flag has the value it had, and so have grad mode, random streams and `.grad`.
+    the block ends, each flag that was switched has the value it had, and so have grad mode, random streams and `.grad`.
 
     Parameters:
         gradients: evaluation behaviour with gradients, for saliency and adversarial work: backward() is allowed,
