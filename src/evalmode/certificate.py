@@ -79,13 +79,18 @@ class EvaluationRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Certificate(msgspec.Struct, frozen=True, kw_only=True):
-    """What was tested, on which model, inputs and machine, and what was found."""
+    """What was tested, on which model, inputs and machine, and what was found.
+
+    `inputs` are the dtypes and shapes of the batch, `probes` how much was tried.
+    """
 
     format_version: int = FORMAT_VERSION
     created: str
     subject: str
     model: ModelRecord
     environment: Environment
+    inputs: str = ""
+    probes: str = ""
     clauses: tuple[ClauseResult, ...] = ()
     findings: tuple[Finding, ...] = ()
     inferred: tuple[str, ...] = ()

@@ -13,15 +13,15 @@ import msgspec
 import torch
 from torch import nn
 
-from evalmode.certificate import Certificate, ClauseResult
-from evalmode.checking.runner import CheckReport, check
+from evalmode.certificate import Certificate
+from evalmode.checking.runner import check
 from evalmode.clause import Verdict
-from evalmode.errors import NotAModuleError, TaskError, UsageError
+from evalmode.errors import NonFiniteOutputError, NotAModuleError, TaskError, UsageError
 from evalmode.evaluation.batches import Batches, batch_length, batches_from
 from evalmode.evaluation.loop import LoopResult, evaluate_batches
 from evalmode.evaluation.split import TARGET_KEYS, checked_split, default_split
 from evalmode.finding import Finding
-from evalmode.fresh_process import FreshProcess, FreshResult, seeded_outputs
+from evalmode.fresh_process import FreshProcess, seeded_outputs, with_fresh_process
 from evalmode.mode.switch import evaluating
 from evalmode.observe.fingerprint import fingerprint
 from evalmode.observe.state import read_state
@@ -29,7 +29,7 @@ from evalmode.observe.tree import map_tensors
 from evalmode.predictor.calling import call
 from evalmode.task import Task
 
-__all__ = ["Progress", "certify", "model_device", "module_of", "probe_inputs", "usable_device"]
+__all__ = ["Progress", "certify", "check_task", "model_device", "module_of", "probe_inputs", "usable_device"]
 
 PROBE_SAMPLES = 16
 Progress = Callable[[str, int, int | None], object]
@@ -85,18 +85,24 @@ def certify(
         batch, where = probe_inputs(task, None if test_data is None else batches_from(test_data, batch_size))
         said.append(where)
     inputs = map_tensors(lambda tensor: tensor.to(target), batch)
-    with contextlib.ExitStack() as stack:
-        process = None
-        if task.reference and forward is None:  # the task as its reference says it, and only so, is loaded there
-            process = stack.enter_context(FreshProcess(task.reference, task.weights, inputs, str(target)))
+    options: dict[str, Any] = {"clauses": _all_of(clauses), "allow": tuple(allow), "probes": probes}
+    with _fresh_process(task if forward is None else None, inputs, target, options["clauses"]) as process:
         _tell(on_progress, "check", 0, None)
-        options = {"forward": task.forward, "allow": tuple(allow), "probes": probes}
-        weights, outputs, report = _checked(module, inputs, clauses, options)
-        result = None if batches is None else _evaluated(task, module, target, batches, limit, on_progress)
-        certificate = report.certificate
-        if process is not None:
-            certificate = _with_fresh_process(certificate, process.result(weights, outputs))
-    said += ["no test data: nothing was evaluated"] if result is None else result.inferred
+        weights = fingerprint(module)
+        certificate = _checked(module, inputs, {"forward": task.forward, **options}, mended=True)
+        outputs = None if process is None else _outputs(module, inputs, task.forward)
+        result = None
+        if batches is not None:
+            try:
+                result = _evaluated(task, module, target, batches, limit, on_progress)
+            except NonFiniteOutputError as error:
+                certificate = _with_non_finite_outputs(certificate, error)
+                said.append(f"nothing was evaluated: {error.got}")
+        if process is not None and outputs is not None:
+            certificate = with_fresh_process(certificate, process.result(weights, outputs))
+    if batches is None:
+        said.append("no test data: nothing was evaluated")
+    said += () if result is None else result.inferred
     return msgspec.structs.replace(
         certificate,
         subject=task.name or type(module).__name__,
@@ -104,6 +110,32 @@ def certify(
         evaluation=None if result is None else result.record,
         seconds=time.perf_counter() - started,
     )
+
+
+def check_task(
+    task: Task,
+    batch: Any,
+    *,
+    clauses: Iterable[str] | None = None,
+    allow: Iterable[str] = (),
+    probes: Literal["fast", "default", "thorough"] = "default",
+) -> Certificate:
+    """What a plain `eval()` leaves of the task's model on `batch`, compared with a fresh process too; no data is read.
+
+    Raises:
+        NotAModuleError: the task's model is not built.
+        ModelRunError: the model fails on the batch.
+    """
+    module = module_of(task)
+    target = model_device(module)
+    options: dict[str, Any] = {"clauses": _all_of(clauses), "allow": tuple(allow), "probes": probes}
+    with _fresh_process(task, batch, target, options["clauses"]) as process:
+        weights = fingerprint(module)
+        certificate = _checked(module, batch, {"forward": task.forward, **options}, mended=False)
+        if process is not None:
+            outputs = _outputs(module, batch, task.forward)
+            certificate = with_fresh_process(certificate, process.result(weights, outputs))
+    return msgspec.structs.replace(certificate, subject=task.name or certificate.subject)
 
 
 def probe_inputs(task: Task, batches: Batches | None, samples: int = PROBE_SAMPLES) -> tuple[Any, str]:
@@ -213,22 +245,38 @@ def _left_as_found(module: nn.Module) -> Iterator[None]:
         state.put_back()
 
 
-def _checked(
-    module: nn.Module, inputs: Any, clauses: Iterable[str] | None, options: dict[str, Any]
-) -> tuple[str, list[torch.Tensor], CheckReport]:
-    """The weights' digest, the outputs of a seeded pass, and what a plain `eval()` leaves, with what is mended."""
-    weights = fingerprint(module)
+@contextlib.contextmanager
+def _fresh_process(
+    task: Task | None, inputs: Any, device: torch.device, clauses: tuple[str, ...] | None
+) -> Iterator[FreshProcess | None]:
+    """The same inputs through the task in another process; None where no reference names it, or nobody asked."""
+    if task is None or not task.reference or (clauses is not None and "deterministic" not in clauses):
+        yield None
+    else:
+        with FreshProcess(task.reference, task.weights, inputs, str(device)) as process:
+            yield process
+
+
+def _all_of(clauses: Iterable[str] | None) -> tuple[str, ...] | None:
+    return None if clauses is None else (clauses,) if isinstance(clauses, str) else tuple(clauses)
+
+
+def _outputs(module: nn.Module, inputs: Any, forward: Callable[[Any, Any], Any] | None) -> list[torch.Tensor]:
     with _left_as_found(module):
-        outputs = seeded_outputs(module, inputs, options["forward"])
+        return seeded_outputs(module, inputs, forward)
+
+
+def _checked(module: nn.Module, inputs: Any, options: dict[str, Any], *, mended: bool) -> Certificate:
+    """What a plain `eval()` leaves; with `mended`, also which broken clauses `evaluating` keeps."""
     with _left_as_found(module):
         module.eval()
-        report = check(module, inputs, clauses=clauses, **options)
-    broken = tuple(result.clause for result in report.certificate.clauses if result.verdict is Verdict.BROKEN)
-    if broken:
-        with evaluating(module):
-            again = check(module, inputs, clauses=broken, **options)
-        report = dataclasses.replace(report, certificate=_with_mended(report.certificate, again.certificate))
-    return weights, outputs, report
+        certificate = check(module, inputs, **options).certificate
+    broken = tuple(result.clause for result in certificate.clauses if result.verdict is Verdict.BROKEN)
+    if not mended or not broken:
+        return certificate
+    with evaluating(module):
+        again = check(module, inputs, **{**options, "clauses": broken})
+    return _with_mended(certificate, again.certificate)
 
 
 def _with_mended(plain: Certificate, inside: Certificate) -> Certificate:
@@ -246,36 +294,31 @@ def _with_mended(plain: Certificate, inside: Certificate) -> Certificate:
     )
 
 
-def _with_fresh_process(certificate: Certificate, fresh: FreshResult) -> Certificate:
-    """The clause `deterministic` with what the fresh process gave."""
-    findings = certificate.findings
-    clauses: list[ClauseResult] = []
-    for result in certificate.clauses:
-        if result.clause == "deterministic" and result.verdict is Verdict.KEPT:
-            if fresh.skipped:
-                note = f"not compared with a fresh process: {fresh.skipped}"
-                result = msgspec.structs.replace(result, notes=(*result.notes, note))
-            elif fresh.same:
-                evidence = "same bits again, here and in a fresh process"
-                result = msgspec.structs.replace(result, evidence=evidence, probes=result.probes + 1)
-            else:
-                evidence = "same bits again here, other bits in a fresh process"
-                result = msgspec.structs.replace(
-                    result, verdict=Verdict.BROKEN, evidence=evidence, probes=result.probes + 1
-                )
-                findings = (*findings, _fresh_finding(fresh))
-        clauses.append(result)
-    return msgspec.structs.replace(certificate, clauses=tuple(clauses), findings=findings)
-
-
-def _fresh_finding(fresh: FreshResult) -> Finding:
-    return Finding(
-        code="EM182",
-        clause="deterministic",
-        summary="the same input gives other bits in a fresh process",
-        seen=f"the same weights and inputs; outputs differ by up to {fresh.difference:.2g}",
-        fix="look for hash order (iterate over sorted(...) instead of a set), id(), time, and state from earlier calls",
+def _with_non_finite_outputs(certificate: Certificate, error: NonFiniteOutputError) -> Certificate:
+    """The clause `finite` broken by the test data; where it was not chosen, the error is the caller's."""
+    if not any(result.clause == "finite" for result in certificate.clauses):
+        raise error
+    if any(finding.clause == "finite" for finding in certificate.findings):
+        return certificate  # the probes have found the line already
+    finding = Finding(
+        code="EM192",
+        clause="finite",
+        summary="a sample of the test data gives outputs that are not finite",
+        seen=error.got,
+        fix="check with that sample: evalmode.check(model, inputs) names the line",
     )
+    clauses = tuple(
+        msgspec.structs.replace(
+            result,
+            verdict=Verdict.BROKEN,
+            probes=result.probes + 1,
+            evidence=f"{finding.code} {finding.summary}",
+        )
+        if result.clause == "finite"
+        else result
+        for result in certificate.clauses
+    )
+    return msgspec.structs.replace(certificate, clauses=clauses, findings=(*certificate.findings, finding))
 
 
 def _evaluated(

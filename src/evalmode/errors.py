@@ -7,6 +7,7 @@
     │   ├── NotAModuleError (TypeError)      something else than a torch.nn.Module was given
     │   ├── PatternError                     a name pattern, type or module matches nothing in the model
     │   ├── BatchError                       the batch does not fit the calling rule or the model
+    │   │   └── NonFiniteOutputError         the model's output for a sample is NaN or infinite
     │   └── TaskError                        a task file, import path or task function is wrong
     ├── SwitchError (RuntimeError)           a model cannot be switched as asked
     │   ├── FrozenModeError                  a graph was traced or exported in training mode
@@ -35,6 +36,7 @@ __all__ = [
     "FrozenModeError",
     "MissingExtraError",
     "ModelRunError",
+    "NonFiniteOutputError",
     "NotAModuleError",
     "PatternError",
     "SwitchError",
@@ -97,6 +99,10 @@ class PatternError(UsageError):
 
 class BatchError(UsageError):
     """The batch does not fit the calling rule or the model."""
+
+
+class NonFiniteOutputError(BatchError):
+    """The model's output for a sample is NaN or infinite."""
 
 
 class TaskError(UsageError):

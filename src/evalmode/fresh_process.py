@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import subprocess
 import sys
 import tempfile
@@ -18,16 +17,20 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-import numpy as np
+import msgspec
 import torch
 from torch import nn
 
+from evalmode.certificate import Certificate, ClauseResult
+from evalmode.clause import Verdict
+from evalmode.finding import Finding
 from evalmode.observe.fingerprint import fingerprint
+from evalmode.observe.streams import seed_streams
 from evalmode.observe.tree import map_tensors, same_bits, tensor_leaves
 from evalmode.predictor.calling import call
-from evalmode.task import load_task
+from evalmode.task import Task, load_task
 
-__all__ = ["FreshProcess", "FreshResult", "seeded_outputs"]
+__all__ = ["FreshProcess", "FreshResult", "load_seeded", "seeded_outputs", "with_fresh_process"]
 
 _TIMEOUT = 600.0
 _SEED = 0
@@ -46,12 +49,20 @@ class FreshResult:
     skipped: str = ""
 
 
+def load_seeded(reference: str, weights: str | None = None) -> Task:
+    """The task that `reference` names, built from the same random numbers in every process: weights made anew agree.
+
+    Raises:
+        TaskError: it cannot be loaded.
+    """
+    seed_streams(_SEED)
+    return load_task(reference, weights=weights)
+
+
 def seeded_outputs(module: nn.Module, inputs: Any, forward: Callable[[Any, Any], Any] | None) -> list[torch.Tensor]:
     """The output tensors after a plain `eval()`, every random stream seeded. The caller puts state and streams back."""
     module.eval()
-    torch.manual_seed(_SEED)
-    random.seed(_SEED)
-    np.random.seed(_SEED)  # noqa: NPY002 - the global stream is the one that a model may read
+    seed_streams(_SEED)
     with torch.no_grad():
         outputs = call(module, inputs, forward)
     return [tensor.detach().cpu() for _, tensor in tensor_leaves(outputs)]
@@ -157,7 +168,7 @@ def _run(folder: Path) -> None:
     torch.set_num_threads(request["threads"])
     torch.set_float32_matmul_precision(request["matmul_precision"])
     torch.use_deterministic_algorithms(request["deterministic"])
-    task = load_task(request["reference"], weights=request["weights"])
+    task = load_seeded(request["reference"], request["weights"])
     module = task.model
     if not isinstance(module, nn.Module):
         raise TypeError(f"a {type(module).__name__} instead of a module")
@@ -171,3 +182,35 @@ def _run(folder: Path) -> None:
 
 if __name__ == "__main__":
     _run(Path(sys.argv[1]))
+
+
+def with_fresh_process(certificate: Certificate, fresh: FreshResult) -> Certificate:
+    """The clause `deterministic` with what the fresh process gave."""
+    findings = certificate.findings
+    clauses: list[ClauseResult] = []
+    for result in certificate.clauses:
+        if result.clause == "deterministic" and result.verdict is Verdict.KEPT:
+            if fresh.skipped:
+                note = f"not compared with a fresh process: {fresh.skipped}"
+                result = msgspec.structs.replace(result, notes=(*result.notes, note))
+            elif fresh.same:
+                evidence = "same bits again, here and in a fresh process"
+                result = msgspec.structs.replace(result, evidence=evidence, probes=result.probes + 1)
+            else:
+                evidence = "same bits again here, other bits in a fresh process"
+                result = msgspec.structs.replace(
+                    result, verdict=Verdict.BROKEN, evidence=evidence, probes=result.probes + 1
+                )
+                findings = (*findings, _fresh_finding(fresh))
+        clauses.append(result)
+    return msgspec.structs.replace(certificate, clauses=tuple(clauses), findings=findings)
+
+
+def _fresh_finding(fresh: FreshResult) -> Finding:
+    return Finding(
+        code="EM182",
+        clause="deterministic",
+        summary="the same input gives other bits in a fresh process",
+        seen=f"the same weights and inputs; outputs differ by up to {fresh.difference:.2g}",
+        fix="look for hash order (iterate over sorted(...) instead of a set), id(), time, and state from earlier calls",
+    )

@@ -178,7 +178,7 @@ class BatchSum(Planted):
 
 
 class BatchStatistics(Planted):
-    code, clause = "EM171", "batch-independent"
+    code, clause = "EM142", "running-statistics"
 
     def spoil(self, x: torch.Tensor) -> torch.Tensor:
         rows = x.reshape(x.shape[0], -1)
@@ -296,15 +296,15 @@ class OwnGenerator(Planted):
 
 
 class Counter(Planted):
-    code, clause = "EM181", "deterministic"
+    code, clause = "EM154", "no-state-change"
 
     def __init__(self, inner: nn.Module) -> None:
         super().__init__(inner)
         self.calls = 0
 
     def spoil(self, x: torch.Tensor) -> torch.Tensor:
-        self.calls += 1
-        return x * self.calls  # here
+        self.calls += 1  # here
+        return x * self.calls
 
 
 class ZeroVariance(Planted):
@@ -320,7 +320,7 @@ class ZeroVariance(Planted):
 
 
 class Recorder(Planted):
-    code, clause = "EM203", "restores"
+    code, clause = "EM152", "no-state-change"
 
     def __init__(self, inner: nn.Module) -> None:
         super().__init__(inner)

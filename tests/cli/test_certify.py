@@ -118,3 +118,48 @@ def test_a_bar_on_a_terminal_and_results_apart_from_it(task_folder):
     assert b"checking the contract" in bar
     assert out.startswith(b"Contract\n")
     assert b"\x1b" not in out
+
+
+def test_what_a_task_prints_is_kept_out_of_the_results(tmp_path, capsys):
+    path = tmp_path / "talkative.py"
+    path.write_text(
+        "import torch\n"
+        "print('loading')\n"
+        "class Net(torch.nn.Linear):\n"
+        "    def forward(self, x):\n"
+        "        print('forward')\n"
+        "        return super().forward(x)\n"
+        "def model():\n"
+        "    return Net(4, 3)\n"
+        "def test_data():\n"
+        "    return torch.rand(12, 4), torch.arange(12) % 3\n",
+        encoding="utf-8",
+    )
+    assert main(["certify", str(path), "--format", "json"]) in (0, 1)
+    said = capsys.readouterr()
+    assert msgspec.json.decode(said.out)["subject"]
+    assert "loading" in said.err
+    assert "forward" in said.err
+
+
+def test_outputs_of_the_test_data_that_are_not_finite_break_the_clause_and_are_certified(tmp_path, capsys):
+    path = tmp_path / "late.py"
+    path.write_text(
+        "import torch\n"
+        "class Net(torch.nn.Linear):\n"
+        "    def forward(self, x):\n"
+        "        return super().forward(x) / (x[:, :1] != 7)\n"
+        "def model():\n"
+        "    return Net(4, 3)\n"
+        "def test_data():\n"
+        "    inputs = torch.rand(40, 4)\n"
+        "    inputs[33] = 7\n"
+        "    return inputs, torch.arange(40) % 3\n",
+        encoding="utf-8",
+    )
+    assert main(["certify", str(path), "--out", str(tmp_path / "out")]) == 1
+    made = Certificate.load(tmp_path / "out" / "certificate.json")
+    assert [(found.code, found.clause) for found in made.findings] == [("EM192", "finite")]
+    assert "sample 33" in made.findings[0].seen
+    assert made.evaluation is None
+    assert "BROKEN" in capsys.readouterr().out

@@ -52,6 +52,28 @@ def test_the_shell_door(task_folder, capsys, target, inputs):
     assert f"--input {inputs[0].split(':')[0]}: " in shown.err
 
 
+def test_an_importable_model_is_compared_with_a_fresh_process(task_folder, capsys):
+    Path("fresh.py").write_text(
+        "import os, torch\n"
+        "from torch import nn\n"
+        "def untrained(): return nn.Linear(4, 2)\n"
+        "class OfThisProcess(nn.Linear):\n"
+        "    def forward(self, x): return super().forward(x) * (1 + os.getpid())\n"
+        "def of_this_process(): return OfThisProcess(4, 2)\n",
+        encoding="utf-8",
+    )
+    options = ["--input", "8,4", "--select", "deterministic"]
+    assert main(["check", "fresh:untrained", *options]) == 0
+    assert "same bits again, here and in a fresh process" in capsys.readouterr().out
+    assert main(["check", "fresh:of_this_process", *options]) == 1
+    assert "EM182" in capsys.readouterr().out
+
+
+def test_no_process_is_started_where_nobody_asks(task_folder, monkeypatch):
+    monkeypatch.setattr("evalmode.certification.FreshProcess", None)
+    assert main(["check", "task.py", "--select", "finite"]) == 0
+
+
 def test_json(task_folder, capsys):
     assert main(["check", "task.py", "--format", "json"]) == 0
     certificate = msgspec.json.decode(capsys.readouterr().out, type=Certificate)

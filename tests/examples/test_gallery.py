@@ -43,7 +43,7 @@ def test_the_gallery_fits_the_terminal_and_exits_0() -> None:
     )
     assert shown.returncode == 0, shown.stdout + shown.stderr
     assert max(map(len, shown.stdout.splitlines())) <= 80
-    assert len(EXAMPLES) >= 8
+    assert len(EXAMPLES) >= 17
 
 
 def test_a_mistake_that_is_not_found_makes_the_gallery_fail(

@@ -8,11 +8,13 @@ from typing import Any
 
 from evalmode.page import Page, read_page
 
-__all__ = ["CLAUSE_FILES", "examiner", "page_for", "pages"]
+__all__ = ["CLAUSE_FILES", "COMPARED", "WATCHED", "WHITE_BOX", "examiner", "page_for", "pages"]
 
 CLAUSE_FILES = {
     "mode-complete": "mode_complete",
     "no-randomness": "no_randomness",
+    "running-statistics": "running_statistics",
+    "no-state-change": "no_state_change",
     "no-gradients": "no_gradients",
     "deterministic": "deterministic",
     "batch-independent": "batch_independent",
@@ -20,6 +22,15 @@ CLAUSE_FILES = {
     "restores": "restores",
 }
 """Clause name to file name, in the order in which they are tested and shown."""
+
+WHITE_BOX = frozenset(("mode-complete", "running-statistics", "no-state-change", "restores"))
+"""The clauses that look inside a model: of a predictor or another callable they say nothing."""
+
+WATCHED = frozenset(("no-randomness", "no-gradients"))
+"""The clauses that watch torch operators as they run: of a callable that runs none they say nothing."""
+
+COMPARED = frozenset(("deterministic", "batch-independent", "finite"))
+"""The clauses that compare the tensors of the outputs: where there are none they say nothing."""
 
 
 def examiner(clause: str) -> Any:

@@ -37,6 +37,7 @@ class Dependence:
     place: Place
     fix: str
     mixed: str = ""
+    operator: str = ""
 
 
 def explain_dependence(subject: Subject, probes: Probes, comparison: Comparison) -> Dependence:
@@ -47,10 +48,13 @@ def explain_dependence(subject: Subject, probes: Probes, comparison: Comparison)
     sizing = None
     if probes.other_size is not None:
         sizing = _run(subject, probes.of_size(probes.other_size).batch, probes.other_size, ())
-    parting = first_dependence(first, second, sizing, subject.model)
+    try:
+        parting = first_dependence(first, second, sizing, subject.model)
+    except ModelRunError:  # it runs in fp64 only with its parameters widened, which cannot be followed
+        parting = None
     if parting is None:
         return Dependence(Place(), _DEFAULT_FIX)
-    return Dependence(parting.place, _fix(parting), _mixed(parting))
+    return Dependence(parting.place, _fix(parting), _mixed(parting), parting.operator)
 
 
 def failure_place(model: nn.Module, error: ModelRunError) -> Place:

@@ -17,11 +17,14 @@ class Examination:
     """The findings of one clause and the evidence for its verdict.
 
     `verdict` is set only where findings alone cannot say it: `NOT_TESTED` or `UNDECIDED`, with the reason as evidence.
+    `through` names causes that another clause has found already, as (code, module path): they break this clause too and
+    are not told again.
     """
 
     probes: int
     evidence: str
     findings: tuple[Finding, ...] = ()
+    through: tuple[tuple[str, str], ...] = ()
     verdict: Verdict | None = None
     notes: tuple[str, ...] = ()
     measured: Measured = field(default_factory=dict)

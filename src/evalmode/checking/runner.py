@@ -14,26 +14,36 @@ import torch
 from torch import nn
 
 from evalmode.certificate import Certificate, ClauseResult
-from evalmode.checking.catalog import CLAUSE_FILES, examiner
+from evalmode.checking.catalog import CLAUSE_FILES, COMPARED, WATCHED, WHITE_BOX, examiner
+from evalmode.checking.checkable import Checkable, checkable, written_form
 from evalmode.checking.examination import Examination
 from evalmode.checking.subject import Selection, Subject
 from evalmode.clause import CLAUSES, Verdict
-from evalmode.errors import BatchError, ContractBrokenError, EvalmodeError, PatternError, SwitchError, UsageError
+from evalmode.errors import (
+    BatchError,
+    ContractBrokenError,
+    EvalmodeError,
+    ModelRunError,
+    PatternError,
+    SwitchError,
+    UsageError,
+)
 from evalmode.finding import Finding, Severity
-from evalmode.mode.discover import discover, require_modules
-from evalmode.observe.fingerprint import environment_record, model_record
+from evalmode.mode.discover import discover
+from evalmode.observe.fingerprint import environment_record
 from evalmode.observe.operators import is_exported
-from evalmode.observe.state import read_state
-from evalmode.observe.tree import map_tensors, tensor_leaves
-from evalmode.predictor.calling import require_batch
+from evalmode.observe.state import ModelState, read_state
+from evalmode.observe.tree import describe, map_tensors, tensor_leaves
+from evalmode.predictor.protocol import Predictor
 
 __all__ = ["CheckReport", "check"]
 
 _PROBES = ("fast", "default", "thorough")
+_CLAIMING = frozenset(("EM127", "EM141"))  # what such a module does to the other clauses is the same cause
 
 
 def check(
-    model: nn.Module,
+    model: nn.Module | torch.export.ExportedProgram | Predictor | Callable[..., Any],
     batch: Any,
     *,
     forward: Callable[[Any, Any], Any] | None = None,
@@ -48,6 +58,8 @@ def check(
     """Test the evaluation contract on `model` with `batch`; the model is left exactly as it was found.
 
     Parameters:
+        model: a module, an exported program, a predictor, or any callable from a batch to outputs. What is no module is
+            only called: the clauses that look inside are not tested. A compiled model runs as it was written.
         batch: inputs, called as `model(**batch)` for a mapping, `model(*batch)` for a tuple, else `model(batch)`.
         forward: overrides that rule; called as `forward(model, batch)`.
         outputs: which part of the outputs counts: a key or attribute, a position, or a function; all by default.
@@ -59,7 +71,7 @@ def check(
         seed: the start of every random stream in every pass.
 
     Raises:
-        NotAModuleError: `model` is no `nn.Module` instance.
+        NotAModuleError: `model` is a class, or nothing that can be called.
         BatchError: the batch does not fit the calling rule or the model.
         ModelRunError: the model fails on the batch; its own error is the cause.
         PatternError: an `allow` pattern matches no module.
@@ -70,46 +82,52 @@ def check(
         >>> report.ok
         True
     """
-    require_modules((model,), "check")
+    given = checkable(model, batch, forward)
     names = _chosen(clauses)
-    patterns = _patterns(model, allow)
-    if probes not in _PROBES:
-        raise UsageError(f"check got probes={probes!r}", expected=" or ".join(map(repr, _PROBES)))
-    require_batch(model, batch, forward)
-    batch = _on_device(model, batch, device)
+    patterns = _patterns(given.module, allow)
+    _require_probes(probes)
+    given = replace(given, batch=_on_device(given.module, given.batch, device))
     started = time.perf_counter()
-    found = read_state(model)
+    found = read_state(given.module)
     try:
-        was_training = _switched(model)
-        subject = Subject(
-            model,
-            batch,
-            forward=forward,
-            outputs=outputs,
-            batch_axis=batch_axis,
-            probes=probes,
-            seed=seed,
-            found_training=was_training,
-        )
-        results = [_tested(name, subject, patterns) for name in names]
+        with written_form():
+            was_training = _switched(given.module)
+            subject = Subject(
+                given.module,
+                given.batch,
+                forward=given.forward,
+                outputs=outputs,
+                batch_axis=batch_axis,
+                probes=probes,
+                seed=seed,
+                found_training=was_training,
+                opaque=given.opaque,
+                state=_after_switch(found, given.module) if was_training else found,
+            )
+            try:
+                results = [_tested(name, subject, patterns) for name in names]
+            finally:
+                subject.put_back_batch()
     finally:
         found.put_back()
     seconds = time.perf_counter() - started
-    return CheckReport(_certificate(subject, results, _inferred(subject, batch_axis), seconds))
+    return CheckReport(_certificate(given, subject, results, _inferred(subject, batch_axis), seconds))
 
 
 def _certificate(
-    subject: Subject, results: Sequence[ClauseResult], inferred: tuple[str, ...], seconds: float
+    given: Checkable, subject: Subject, results: Sequence[ClauseResult], inferred: tuple[str, ...], seconds: float
 ) -> Certificate:
-    place = next((tensor.device for tensor in subject.model.parameters()), torch.device("cpu"))
+    place = next((tensor.device for tensor in given.module.parameters()), torch.device("cpu"))
     return Certificate(
         created=dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
-        subject=type(subject.model).__name__,
-        model=model_record(subject.model),
+        subject=given.name,
+        model=given.record(),
         environment=environment_record(place),
+        inputs=describe(given.batch),
+        probes=subject.probes,
         clauses=tuple(results),
         findings=tuple(subject.findings),
-        inferred=inferred,
+        inferred=(*given.notes, *inferred),
         seconds=seconds,
         forward_passes=subject.passes,
     )
@@ -148,21 +166,25 @@ class CheckReport:
 
 def _tested(clause: str, subject: Subject, patterns: Sequence[str]) -> ClauseResult:
     try:
+        untested = _out_of_sight(clause, subject)
+        if untested:
+            return ClauseResult(clause=clause, verdict=Verdict.NOT_TESTED, evidence=untested)
         examined: Examination = examiner(clause)(subject)
     except SwitchError as error:
         return ClauseResult(clause=clause, verdict=Verdict.NOT_TESTED, evidence=error.got)
     except EvalmodeError as error:
         error.add_note(f"while testing the clause {clause!r}")
         raise
-    fresh = [finding for finding in examined.findings if clause == "mode-complete" or not subject.claims(finding)]
-    repeated = [finding for finding in examined.findings if finding not in fresh]
+    told_before = {finding: _told_before(subject, finding) for finding in examined.findings}
+    fresh = [finding for finding in examined.findings if clause == "mode-complete" or told_before[finding] is None]
+    repeated = [told for finding, told in told_before.items() if finding not in fresh and told is not None]
     judged = [
         replace(finding, severity=Severity.ALLOWED) if _allowed(finding.place.module, patterns) else finding
         for finding in fresh
     ]
     subject.findings.extend(judged)
     errors = [finding for finding in judged if finding.severity is Severity.ERROR]
-    causes = sorted({(subject.claimed[path], path) for path in map(subject.claimed_path, repeated) if path is not None})
+    causes = sorted({*repeated, *examined.through})
     evidence = examined.evidence
     if errors or causes:
         verdict = Verdict.BROKEN
@@ -177,9 +199,11 @@ def _tested(clause: str, subject: Subject, patterns: Sequence[str]) -> ClauseRes
         verdict = examined.verdict or Verdict.KEPT
     if clause == "mode-complete":
         subject.claimed = {
-            finding.place.module: finding.code for finding in judged if finding.place.module or finding.code == "EM105"
+            finding.place.module: finding.code
+            for finding in judged
+            if finding.code != "EM104" and (finding.place.module or finding.code == "EM105")
         }
-    subject.claimed |= {finding.place.module: finding.code for finding in judged if finding.code == "EM127"}
+    subject.claimed |= {finding.place.module: finding.code for finding in judged if finding.code in _CLAIMING}
     return ClauseResult(
         clause=clause,
         verdict=verdict,
@@ -190,6 +214,39 @@ def _tested(clause: str, subject: Subject, patterns: Sequence[str]) -> ClauseRes
     )
 
 
+def _told_before(subject: Subject, finding: Finding) -> tuple[str, str] | None:
+    """The code and module path of a cause, found already, of which `finding` is another effect."""
+    claimed = subject.claimed_path(finding)
+    if claimed is not None:
+        return subject.claimed[claimed], claimed
+    here = finding.place
+    for other in subject.findings:
+        same_line = here.file and (here.file, here.line) == (other.place.file, other.place.line)
+        if other.code == "EM142" and (same_line or (not here.file and here.module == other.place.module)):
+            return other.code, here.module
+    return None
+
+
+def _out_of_sight(clause: str, subject: Subject) -> str:
+    """Why `clause` can say nothing about the subject; empty where it can be tested."""
+    if clause in COMPARED and not subject.tensors(subject.observation().outputs):
+        return "no tensor among the outputs, so nothing can be compared"
+    if not subject.opaque:
+        return ""
+    if clause in WHITE_BOX:
+        return subject.opaque
+    if clause in WATCHED and not subject.observation().operators:
+        return "no torch operator ran in this process: what runs elsewhere cannot be watched"
+    return ""
+
+
+def _after_switch(found: ModelState, model: nn.Module) -> ModelState:
+    """The state after `eval()`. It shares the copies of tensors with `found`, unless an override of `eval()` wrote."""
+    if any(change.kind != "flag" for change in found.changes()):
+        return read_state(model)
+    return replace(found, attributes=[(path, module, dict(module.__dict__)) for path, module, _ in found.attributes])
+
+
 def _switched(model: nn.Module) -> bool:
     """Whether the model was in training; it is in evaluation afterwards, as far as its own `eval()` reaches.
 
@@ -197,12 +254,24 @@ def _switched(model: nn.Module) -> bool:
     """
     if not model.training or is_exported(model):
         return False
-    model.eval()
+    try:
+        model.eval()
+    except EvalmodeError:
+        raise
+    except Exception as error:
+        raise ModelRunError(
+            f"{type(model).__name__}.eval() failed: {type(error).__name__}: {error}", expected="a model that can switch"
+        ) from error
     return True
 
 
 def _allowed(path: str, patterns: Sequence[str]) -> bool:
     return any(fnmatch.fnmatchcase(path, pattern) for pattern in patterns)
+
+
+def _require_probes(probes: str) -> None:
+    if probes not in _PROBES:
+        raise UsageError(f"check got probes={probes!r}", expected=" or ".join(map(repr, _PROBES)))
 
 
 def _chosen(clauses: Iterable[str] | None) -> list[str]:

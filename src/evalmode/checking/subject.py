@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import sys
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -17,12 +16,12 @@ from evalmode.observe.batching import BatchAxis, find_batch_axis, select_samples
 from evalmode.observe.state import ModelState, read_state
 from evalmode.observe.still import still
 from evalmode.observe.streams import seed_streams
-from evalmode.observe.tree import tensor_leaves
+from evalmode.observe.tree import describe, map_tensors, same_bits, tensor_leaves
 from evalmode.observe.watch import Observation, watch
 from evalmode.observe.wide import WideUnsupportedError, wide, widened
 from evalmode.predictor.calling import call
 
-__all__ = ["Outputs", "Selection", "Subject"]
+__all__ = ["Outputs", "Selection", "Subject", "copied"]
 
 Outputs = dict[str, torch.Tensor]
 """Every tensor of an output by its path."""
@@ -51,6 +50,8 @@ class Subject:
         probes: str = "default",
         seed: int = 0,
         found_training: bool = False,
+        opaque: str = "",
+        state: ModelState | None = None,
     ) -> None:
         self.model = model
         self.batch = batch
@@ -60,17 +61,42 @@ class Subject:
         self.seed = _SEED_BASE + seed
         self.found_training = found_training
         self.axis: BatchAxis | str = find_batch_axis(batch, batch_axis)
-        self.state: ModelState = read_state(model)
+        self.opaque = opaque  # why nothing can be seen inside; empty for a module
+        self.state: ModelState = read_state(model) if state is None else state
+        self._given = list(zip(tensor_leaves(batch), tensor_leaves(copied(batch)), strict=True))
         self.passes = 0
         self.claimed: dict[str, str] = {}  # module path -> code of the mode-complete finding that names it
         self.findings: list[Finding] = []
         self.stilled = False
+        self.mending: Callable[[], AbstractContextManager[Any]] = nullcontext  # what passes are run inside
+        self.given_outputs: Outputs | None = None  # of the given batch, kept by the first clause that ran it
         self._observation: Observation | None = None
 
     def prepare(self) -> None:
         """Bring the model back to the state in which every pass starts, and start the random streams anew."""
-        self.state.put_back(streams=False, quick=True)
+        self._put_back()
         seed_streams(self.seed)
+
+    def mend(self, path: str, name: str, value: Any) -> None:
+        """Start every pass from now on with another value of a module's attribute; the caller's state keeps its own."""
+        attributes = [
+            (owner, module, own | {name: value} if owner == path else own)
+            for owner, module, own in self.state.attributes
+        ]
+        self.state = replace(self.state, attributes=attributes)
+        self._observation = None
+        self.prepare()
+
+    def put_back_batch(self) -> None:
+        """Undo what the model wrote into the given batch."""
+        for (_, tensor), (_, contents) in self._given:
+            if not same_bits(tensor, contents):
+                with torch.inference_mode() if tensor.is_inference() else torch.no_grad():
+                    tensor.copy_(contents)
+
+    def _put_back(self) -> None:
+        self.state.put_back(streams=False, quick=True)
+        self.put_back_batch()
 
     def run(self, batch: Any = None, *, restore: bool = True) -> Outputs:
         """The output tensors of one forward pass on `batch` (the given one if None)."""
@@ -115,12 +141,12 @@ class Subject:
     def bare_pass(self, batch: Any = None) -> Callable[[], Any]:
         """One forward pass, from the kept state and streams, as a function to be watched."""
         chosen = self.batch if batch is None else batch
-        self.state.put_back(streams=False, quick=True)
+        self._put_back()
 
         def one_pass() -> Any:
             self.passes += 1
             seed_streams(self.seed)
-            with torch.no_grad(), _eager(), self._stillness():
+            with torch.no_grad(), self._stillness():
                 return call(self.model, chosen, self.forward)
 
         return one_pass
@@ -157,39 +183,43 @@ class Subject:
 
     def _run(self, batch: Any, context: AbstractContextManager[Any], *, restore: bool = True) -> Outputs:
         if restore:
-            self.state.put_back(streams=False, quick=True)
+            self._put_back()
         self.passes += 1
         seed_streams(self.seed)
-        with torch.no_grad(), self._stillness(), _eager() if isinstance(context, wide) else nullcontext(), context:
-            raw = call(self.model, batch, self.forward)
+        with torch.no_grad(), self._stillness(), context:
+            raw = call(self.model, copied(batch), self.forward)
         return {path: leaf.clone() for path, leaf in self.tensors(raw).items()}
 
-    def _stillness(self) -> AbstractContextManager[Any]:
-        if not self.stilled:
-            return nullcontext()
-        quiet: AbstractContextManager[Any] = still()  # type: ignore[no-untyped-call]
-        return quiet
+    @contextmanager
+    def _stillness(self) -> Iterator[None]:
+        quiet = still() if self.stilled else nullcontext()  # type: ignore[no-untyped-call]
+        with quiet, self.mending():
+            yield
 
 
-def _eager() -> AbstractContextManager[Any]:
-    """A compiled model is watched as it was written: its kernels have no lines."""
-    if "torch._dynamo" not in sys.modules:
-        return nullcontext()
-    return _written_form()
+def copied(batch: Any) -> Any:
+    """A copy of `batch`; a tensor that it holds twice is one tensor in the copy too (attention asks `query is key`).
 
+    Example:
+        >>> first, second = copied((torch.ones(1),) * 2)
+        >>> first is second
+        True
+    """
+    copies: dict[int, torch.Tensor] = {}
 
-@contextmanager
-def _written_form() -> Iterator[None]:
-    with torch.compiler.set_stance("force_eager"), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Using `torch.compile\\(module\\)` when there are global hooks")
-        yield
+    def copy_of(leaf: torch.Tensor) -> torch.Tensor:
+        if id(leaf) not in copies:
+            copies[id(leaf)] = leaf.detach().clone().requires_grad_(leaf.requires_grad)
+        return copies[id(leaf)]
+
+    return map_tensors(copy_of, batch)
 
 
 def _selected(outputs: Any, selection: Selection) -> Any:
     if selection is None:
         return outputs
     if callable(selection):
-        return selection(outputs)
+        return _picked(outputs, selection)
     try:
         if isinstance(selection, int) or isinstance(outputs, Mapping):
             return outputs[selection]
@@ -201,4 +231,14 @@ def _selected(outputs: Any, selection: Selection) -> Any:
             names = f"a {type(outputs).__name__}"
         raise UsageError(
             f"outputs={selection!r} is not among the model's outputs", expected=f"one of {names}"
+        ) from error
+
+
+def _picked(outputs: Any, selection: Callable[[Any], Any]) -> Any:
+    try:
+        return selection(outputs)
+    except Exception as error:
+        raise UsageError(
+            f"the function given as outputs= failed on {describe(outputs)}: {type(error).__name__}: {error}",
+            expected="a function from the model's outputs to the part that counts",
         ) from error

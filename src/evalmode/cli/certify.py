@@ -60,8 +60,8 @@ def certify_task(
     output_format: FormatOption = Format.TEXT,
 ) -> None:
     """Check a model, evaluate its test data, and write a certificate."""
-    from evalmode.cli.printing import Progress, move_model, print_certificate, writable_folder
-    from evalmode.task import load_task
+    from evalmode.cli.printing import Progress, move_model, print_certificate, users_code, writable_folder
+    from evalmode.fresh_process import load_seeded
     from evalmode.terminal import certificate_text
 
     defaults = Defaults(settings_for(task))
@@ -69,14 +69,15 @@ def certify_task(
     reference = defaults.target(task, "certify")
     chosen_probes = defaults.probes(probes)
     folder = writable_folder(out or Path()) if out is not None or output_format is not Format.JSON else None
-    loaded = load_task(reference, weights=weights)
+    with users_code():
+        loaded = load_seeded(reference, weights)
     from evalmode.certification import certify
 
     patterns = defaults.allow(allow, loaded.model)
     defaults.say_used()
     if device is not None:
         loaded = move_model(loaded, device)
-    with Progress(sys.stderr) as progress:
+    with Progress(sys.stderr) as progress, users_code():
         found = certify(
             loaded,
             device=device,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -18,11 +18,6 @@ from evalmode.cli.options import (
     WeightsOption,
     settings_for,
 )
-from evalmode.settings.project_file import Probes
-
-if TYPE_CHECKING:
-    from evalmode.certificate import Certificate
-    from evalmode.task import Task
 
 __all__ = ["app"]
 
@@ -57,10 +52,10 @@ def check_target(
     output_format: FormatOption = Format.TEXT,
 ) -> None:
     """Test the contract on a model after a plain model.eval()."""
-    from evalmode.certification import module_of
+    from evalmode.certification import check_task, module_of
     from evalmode.cli.inputs import batch_for, parse_input
-    from evalmode.cli.printing import move_model, print_certificate, say
-    from evalmode.task import load_task
+    from evalmode.cli.printing import move_model, print_certificate, say, users_code
+    from evalmode.fresh_process import load_seeded
     from evalmode.terminal import check_text
 
     defaults = Defaults(settings_for(target))
@@ -68,32 +63,20 @@ def check_target(
     reference = defaults.target(target, "check")
     chosen_probes = defaults.probes(probes)
     shapes = [parse_input(text) for text in inputs or ()]
-    task = load_task(reference, weights=weights)
+    with users_code():
+        task = load_seeded(reference, weights)
     if device is not None:
         task = move_model(task, device)
     texts, origin = defaults.inputs(inputs, has_data=task.test_data is not None or task.train_data is not None)
     shapes = shapes or [parse_input(text, origin) for text in texts]
     patterns = defaults.allow(allow, module_of(task))
     defaults.say_used()
-    batch, notes = batch_for(task, shapes, "--input" if inputs else "input")
+    with users_code():
+        batch, notes = batch_for(task, shapes, "--input" if inputs else "input")
     for note in (*task.notes, *notes):
         say(note)
-    found = _checked(task, batch, clauses=selection.clauses, allow=patterns, probes=chosen_probes)
+    with users_code():
+        found = check_task(task, batch, clauses=selection.clauses, allow=patterns, probes=chosen_probes)
     certificate = selection.applied(found)
     print_certificate(certificate, output_format, check_text)
     raise typer.Exit(0 if certificate.ok else 1)
-
-
-def _checked(
-    task: Task, batch: Any, *, clauses: tuple[str, ...] | None, allow: tuple[str, ...], probes: Probes
-) -> Certificate:
-    """The certificate of what a plain `model.eval()` leaves. The model is the command's own."""
-    import msgspec
-
-    from evalmode.certification import module_of
-    from evalmode.checking.runner import check
-
-    module = module_of(task)
-    module.eval()
-    report = check(module, batch, forward=task.forward, clauses=clauses, allow=allow, probes=probes)
-    return msgspec.structs.replace(report.certificate, subject=task.name)

@@ -19,9 +19,23 @@ if TYPE_CHECKING:
     from evalmode.certificate import Certificate
     from evalmode.task import Task
 
-__all__ = ["Progress", "move_model", "print_certificate", "print_json", "print_text", "say", "writable_folder"]
+__all__ = [
+    "Progress",
+    "move_model",
+    "print_certificate",
+    "print_json",
+    "print_text",
+    "say",
+    "users_code",
+    "writable_folder",
+]
 
 _STAGES = {"load": "loading", "check": "checking the contract", "evaluate": "evaluating"}
+
+
+def users_code() -> contextlib.AbstractContextManager[object]:
+    """While code of the user's runs: what it prints goes to standard error, so that standard output is ours alone."""
+    return contextlib.redirect_stdout(sys.stderr)
 
 
 def print_text(text: str) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from evalmode.errors import BatchError, TaskError
+from evalmode.errors import BatchError, NonFiniteOutputError, TaskError
 from evalmode.observe.tree import describe
 
 __all__ = ["as_tensor", "main_output", "refuse_non_finite", "rows_of", "unreadable"]
@@ -49,7 +49,7 @@ def as_tensor(values: Any) -> Tensor | None:
 
 
 def refuse_non_finite(outputs: Tensor, *, first: int) -> None:
-    """Raises `BatchError` where outputs are NaN or Inf; `first` is the number of the batch's first sample.
+    """Raises `NonFiniteOutputError` where outputs are NaN or Inf; `first` is the number of the batch's first sample.
 
     Minus infinity beside finite scores of the same sample is a class or token ruled out on purpose, and accepted.
     """
@@ -62,7 +62,7 @@ def refuse_non_finite(outputs: Tensor, *, first: int) -> None:
     if not bool(bad.any()):
         return
     rows = bad.reshape(len(bad), -1).any(1)
-    raise BatchError(
+    raise NonFiniteOutputError(
         f"the model's outputs are NaN or Inf in {int(rows.sum())} of {len(rows)} samples of a batch, "
         f"the first is sample {first + int(rows.nonzero()[0])} of the data",
         expected="finite outputs",

@@ -22,7 +22,7 @@ from torch.nn.modules.module import register_module_forward_hook, register_modul
 from evalmode.finding import Place
 from evalmode.mode.discover import discover
 
-__all__ = ["ModuleStack", "is_user_file", "module_paths", "place_of"]
+__all__ = ["ModuleStack", "is_installed", "is_user_file", "module_paths", "place_of"]
 
 _TORCH = os.path.dirname(os.path.abspath(torch.__file__)) + os.sep
 _EVALMODE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
@@ -60,7 +60,7 @@ def place_of(module: str, *, within_module: bool = False, frame: FrameType | Non
         if _is_calling_rule(current):
             break
         if is_user_file(code.co_filename):
-            if not _is_installed(code.co_filename):
+            if not is_installed(code.co_filename):
                 chosen = current
                 break
             chosen = chosen or current
@@ -75,7 +75,8 @@ def line_place(module: str, filename: str, line: int) -> Place:
     return Place(module=module, file=filename, line=line, source=linecache.getline(filename, line).strip())
 
 
-def _is_installed(filename: str) -> bool:
+def is_installed(filename: str) -> bool:
+    """Whether code of this file belongs to an installed package."""
     return any(part in filename for part in _INSTALLED)
 
 

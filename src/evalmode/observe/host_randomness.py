@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import random
 import sys
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from types import FrameType
 from typing import Any
@@ -17,6 +17,7 @@ from torch import nn
 
 from evalmode.finding import Place
 from evalmode.observe.attribution import ModuleStack, is_user_file, line_place
+from evalmode.observe.own_generators import OwnGenerator
 
 __all__ = ["HostDraw", "find_host_draws"]
 
@@ -30,12 +31,18 @@ class HostDraw:
 
 
 def find_host_draws(
-    run: Callable[[], Any], model: nn.Module | None, streams: Collection[str] = ("python", "numpy")
+    run: Callable[[], Any],
+    model: nn.Module | None,
+    streams: Collection[str] = ("python", "numpy"),
+    own: Sequence[OwnGenerator] = (),
 ) -> list[HostDraw]:
-    """Each line of user code after which one of `streams` had moved, once per line and module."""
+    """Each line of user code after which one of `streams`, or of the model's `own` generators, had moved.
+
+    Once per line and module; a generator of the model's goes by its path.
+    """
     found: dict[HostDraw, None] = {}
     with ModuleStack(model) as stack:
-        tracer = _LineTracer(stack, found, streams)
+        tracer = _LineTracer(stack, found, streams, own)
         previous = sys.gettrace()
         sys.settrace(tracer.call)
         try:
@@ -49,18 +56,25 @@ def find_host_draws(
 class _LineTracer:
     """Remembers the last line of user code and looks, at the next event, whether a stream moved."""
 
-    def __init__(self, stack: ModuleStack, found: dict[HostDraw, None], wanted: Collection[str]) -> None:
-        self._wanted = wanted
+    def __init__(
+        self,
+        stack: ModuleStack,
+        found: dict[HostDraw, None],
+        wanted: Collection[str],
+        own: Sequence[OwnGenerator],
+    ) -> None:
+        self._wanted = {*wanted, *(held.path for held in own)}
+        self._own = own
         self._stack = stack
         self._found = found
         self._last: tuple[str, str, int] | None = None
-        self._streams = _host_streams()
+        self._streams = _host_streams(self._own)
 
     def call(self, frame: FrameType, event: str, argument: Any) -> Any:
         if not is_user_file(frame.f_code.co_filename):
             return None
         if self._last is None:  # evalmode seeds the streams before the model's first line
-            self._streams = _host_streams()
+            self._streams = _host_streams(self._own)
         self.compare()
         return self.line
 
@@ -73,7 +87,7 @@ class _LineTracer:
         return self.line
 
     def compare(self) -> None:
-        now = _host_streams()
+        now = _host_streams(self._own)
         if now == self._streams:
             return
         for name in now:
@@ -84,7 +98,7 @@ class _LineTracer:
         self._streams = now
 
 
-def _host_streams() -> dict[str, object]:
+def _host_streams(own: Sequence[OwnGenerator]) -> dict[str, object]:
     states: dict[str, object] = {
         "python": random.getstate(),
         "torch": torch.default_generator.get_state().numpy().tobytes(),
@@ -93,4 +107,5 @@ def _host_streams() -> dict[str, object]:
     if module is not None:
         state = module.get_state(legacy=True)
         states["numpy"] = (state[1].tobytes(), *state[2:]) if isinstance(state, tuple) else repr(state)
+    states |= {held.path: held.current() for held in own}
     return states

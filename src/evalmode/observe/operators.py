@@ -8,10 +8,11 @@ import torch
 from torch import fx, nn
 from torch.utils import _pytree as pytree
 
-__all__ = ["is_exported", "is_view", "written_tensors"]
+__all__ = ["batch_statistics_input", "is_exported", "is_view", "written_tensors"]
 
 _STATISTICS = slice(3, 5)
 _TRAINING = 5
+_HIDDEN_WRITERS = frozenset(("aten::native_batch_norm", "aten::cudnn_batch_norm", "aten::miopen_batch_norm"))
 
 
 def is_exported(module: nn.Module) -> bool:
@@ -25,6 +26,28 @@ def is_view(func: Any) -> bool:
     return not schema.is_mutable and any(output.alias_info is not None for output in schema.returns)
 
 
+def batch_statistics_input(func: Any, args: tuple[Any, ...], named: dict[str, Any]) -> torch.Tensor | None:
+    """What comes into a batch norm that computes its statistics from it; None for every other operator.
+
+    Example:
+        >>> x = torch.ones(2, 3)
+        >>> operator = torch.ops.aten.native_batch_norm.default
+        >>> batch_statistics_input(operator, (x, None, None, None, None, True, 0.1, 1e-5), {}) is x
+        True
+        >>> batch_statistics_input(operator, (x, None, None, x[0], x[0], False, 0.1, 1e-5), {}) is None
+        True
+    """
+    schema = func._schema  # noqa: SLF001 - the documented schema of an OpOverload
+    if "batch_norm" not in schema.name or "backward" in schema.name or not args:
+        return None
+    if isinstance(args[0], torch.Tensor):
+        names = [argument.name for argument in schema.arguments]
+        given = dict(zip(names, args, strict=False)) | named
+        if given.get("training", given.get("train", "with_update" in schema.name)) is True:
+            return args[0]
+    return None
+
+
 def written_tensors(func: Any, args: tuple[Any, ...], named: dict[str, Any]) -> list[torch.Tensor]:
     """The tensors that `func` writes, batch norm's running statistics included, which its schema hides.
 
@@ -35,7 +58,7 @@ def written_tensors(func: Any, args: tuple[Any, ...], named: dict[str, Any]) -> 
     """
     schema = func._schema  # noqa: SLF001 - as above
     if not schema.is_mutable:
-        if schema.name == "aten::native_batch_norm" and len(args) > _TRAINING and args[_TRAINING]:
+        if schema.name in _HIDDEN_WRITERS and len(args) > _TRAINING and args[_TRAINING]:
             return [value for value in args[_STATISTICS] if isinstance(value, torch.Tensor)]
         return []
     found: list[torch.Tensor] = []

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-__all__ = ["still"]
+__all__ = ["steady", "still"]
 
 Stilled = Callable[..., Any]
 
@@ -46,6 +46,34 @@ class still(TorchDispatchMode):  # noqa: N801 - a context manager, named for wha
         outputs = func(*args, **named)
         typical = _TYPICAL.get(base.removesuffix("_").removesuffix("_like"))
         return outputs if typical is None else typical(outputs, values)
+
+
+class steady(TorchDispatchMode):  # noqa: N801 - as above
+    """Inside this context a batch norm over several samples uses fixed statistics, never those of the batch.
+
+    Example:
+        >>> with torch.no_grad(), steady():
+        ...     torch.nn.functional.batch_norm(torch.full((2, 1), 3.0), None, None, training=True, eps=0.0)
+        tensor([[3.],
+                [3.]])
+    """
+
+    def __torch_dispatch__(
+        self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        named = dict(kwargs or {})
+        schema = func._schema  # noqa: SLF001 - the documented schema of an OpOverload
+        if schema.name not in ("aten::native_batch_norm", "aten::_native_batch_norm_legit"):
+            return func(*args, **named)
+        values = dict(zip((a.name for a in schema.arguments), args, strict=False)) | named
+        source: torch.Tensor = values["input"]
+        if not values["training"] or len(source) == 1:
+            return func(*args, **named)
+        mean, variance = values.get("running_mean"), values.get("running_var")
+        mean = source.new_zeros(source.shape[1]) if mean is None else mean
+        variance = source.new_ones(source.shape[1]) if variance is None else variance
+        affine = values.get("weight"), values.get("bias")
+        return torch.native_batch_norm(source, *affine, mean, variance, False, 0.0, values["eps"])
 
 
 def _filled(value: Callable[[dict[str, Any]], Any]) -> Stilled:

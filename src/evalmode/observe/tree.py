@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch.utils import _pytree as pytree
 
-__all__ = ["describe", "leaves", "map_leaves", "map_tensors", "same_bits", "tensor_leaves"]
+__all__ = ["describe", "leaves", "map_leaves", "map_tensors", "same_bits", "tensor_bytes", "tensor_leaves"]
 
 
 def leaves(tree: object) -> list[tuple[str, object]]:
@@ -65,6 +65,16 @@ def same_bits(first: torch.Tensor, second: torch.Tensor) -> bool:
     if torch.equal(first, second) and not first.is_floating_point() and not first.is_complex():
         return True
     return bool(torch.equal(_bytes_of(first), _bytes_of(second)))
+
+
+def tensor_bytes(tensor: torch.Tensor) -> bytes:
+    """The bits of a tensor in the order of its elements, whatever its strides, dtype and device.
+
+    Example:
+        >>> tensor_bytes(torch.tensor([1, 258], dtype=torch.int16)).hex()
+        '01000201'
+    """
+    return _bytes_of(_dense(tensor.detach())).cpu().numpy().tobytes()
 
 
 def describe(tree: object) -> str:

@@ -17,13 +17,15 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.weak import WeakIdKeyDictionary
 
 from evalmode.finding import Place
 from evalmode.observe.attribution import ModuleStack, place_of
-from evalmode.observe.operators import written_tensors
+from evalmode.observe.operators import batch_statistics_input, written_tensors
 from evalmode.observe.state import ModelState
+from evalmode.observe.tree import tensor_leaves
 
-__all__ = ["Draw", "Event", "Observation", "watch"]
+__all__ = ["BatchStatistics", "Draw", "Event", "Observation", "watch"]
 
 _KEPT_EVENTS = 10_000
 _FUNCTIONS_BETWEEN = frozenset(("__get__", "__set__", "size", "dim", "_set_grad_enabled"))
@@ -55,6 +57,21 @@ class Draw:
 
 
 @dataclass(slots=True)
+class BatchStatistics:
+    """A normalisation by statistics of what came in: how many values a channel had, and whether the result was used.
+
+    `module_class` is the class of the module on top; `reads_weights` says that a parameter came in, not an activation.
+    """
+
+    operator: str
+    place: Place
+    module_class: str
+    values: int
+    reads_weights: bool
+    used: bool = False
+
+
+@dataclass(slots=True)
 class Observation:
     """What one watched forward pass did, in order."""
 
@@ -63,6 +80,7 @@ class Observation:
     gradient_switches: list[Event] = field(default_factory=list)
     backwards: list[Event] = field(default_factory=list)
     writes: list[tuple[str, Event]] = field(default_factory=list)
+    batch_statistics: list[BatchStatistics] = field(default_factory=list)
     leaking_module: str | None = None
     operators: int = 0
     outputs: Any = None
@@ -81,8 +99,10 @@ def watch(run: Callable[[], Any], model: nn.Module | None, state: ModelState | N
     owned = {} if state is None else _owned_storages(state)
     with _WatchedStack(model, observation) as stack:
         functions = _FunctionWatch(stack, observation)
-        with functions, _OperatorWatch(stack, observation, functions, owned):
+        operators = _OperatorWatch(stack, observation, functions, owned)
+        with functions, operators:
             observation.outputs = run()
+        operators.note_used([leaf for _, leaf in tensor_leaves(observation.outputs)])
     return observation
 
 
@@ -157,6 +177,7 @@ class _OperatorWatch(TorchDispatchMode):
         self._observation = observation
         self._functions = functions
         self._owned = owned
+        self._normalised: WeakIdKeyDictionary = WeakIdKeyDictionary()
         self._thread = threading.get_ident()
 
     def __torch_dispatch__(
@@ -168,7 +189,34 @@ class _OperatorWatch(TorchDispatchMode):
             return self._random(func, args, named)
         if self._owned:
             self._note_writes(func, args, named)
-        return func(*args, **named)
+        if len(self._normalised):
+            self.note_used(pytree.tree_leaves((args, named)))
+        outputs = func(*args, **named)
+        entering = batch_statistics_input(func, args, named)
+        if entering is not None:
+            self._note_statistics(func, entering, outputs)
+        return outputs
+
+    def note_used(self, operands: Sequence[Any]) -> None:
+        """Note which results of batch statistics are among `operands`."""
+        for operand in operands:
+            if isinstance(operand, torch.Tensor) and operand in self._normalised:
+                self._normalised.pop(operand).used = True
+
+    def _note_statistics(self, func: Any, entering: torch.Tensor, outputs: Any) -> None:
+        if self._functions.current == "instance_norm" or len(self._observation.batch_statistics) >= _KEPT_EVENTS:
+            return
+        module = self._stack.module
+        channels = entering.shape[1] if entering.dim() > 1 else 1
+        seen = BatchStatistics(
+            operator=str(func),
+            place=place_of(self._stack.top),
+            module_class=type(module).__name__ if module is not None else "",
+            values=entering.numel() // max(channels, 1),
+            reads_weights=isinstance(entering, nn.Parameter) or isinstance(entering._base, nn.Parameter),  # noqa: SLF001 - the documented attribute of a view
+        )
+        self._observation.batch_statistics.append(seen)
+        self._normalised[outputs[0] if isinstance(outputs, list | tuple) else outputs] = seen
 
     def _random(self, func: Any, args: tuple[Any, ...], named: dict[str, Any]) -> Any:
         generator = named.get("generator")

@@ -73,7 +73,7 @@ def gradients_moved_in_forward(self: Any, *args: Any, **kwargs: Any) -> Any:
     return outputs(x)
 
 
-@fault(CLAUSE, "EM161", "graph")
+@fault(CLAUSE, "EM161", "graph", also="EM153 EM164")
 def gradient_step_in_forward(self: Any, *args: Any, **kwargs: Any) -> Any:
     x, outputs = taken(type(self).forward(self, *args, **kwargs))
     with torch.enable_grad():  # planted

@@ -73,16 +73,31 @@ _REPEATS = {"fast": 1, "default": 3, "thorough": 10}
 def examine(subject: Subject) -> Examination:
     """Test the clause on `subject`."""
     repeats = _REPEATS[subject.probes]
-    first = subject.run()
+    first = subject.given_outputs = subject.run()
     for repeat in range(1, repeats + 1):
         again = subject.run(restore=False)
         differing = [path for path in first if path not in again or not same_bits(first[path], again[path])]
         if differing or first.keys() != again.keys():
+            kept = _through_state(subject, first)
+            if kept:
+                return Examination(probes=repeat + 1, evidence="same bits again from the same state", through=kept)
+            subject.given_outputs = None
             finding = _finding(subject, first, again, differing)
             return Examination(probes=repeat, evidence="", findings=(finding,))
     if not first:
         return Examination(probes=repeats, evidence="no tensor among the outputs; the model ran the same way")
     return Examination(probes=repeats, evidence="same bits again, here")
+
+
+def _through_state(subject: Subject, first: Outputs) -> tuple[tuple[str, str], ...]:
+    """Findings of what a pass leaves in the model, if it is that alone which makes the next pass another one."""
+    clauses = {"no-state-change"} | ({"no-randomness"} if subject.state.generators else set())
+    kept = {(found.code, found.place.module) for found in subject.findings if found.clause in clauses}
+    if not kept:
+        return ()
+    again = subject.run()
+    same = first.keys() == again.keys() and all(same_bits(first[path], again[path]) for path in first)
+    return tuple(sorted(kept)) if same else ()
 
 
 def _finding(subject: Subject, first: Outputs, again: Outputs, differing: list[str]) -> Finding:

@@ -3,12 +3,15 @@
 What it does
 ------------
 Runs the given batch, then edge inputs made from it: zeros, constants, the smallest and the largest value of the batch
-everywhere, one constant sample among others, smaller and larger values. Edges stay in the range that the batch shows (a
-batch without negative values gets none), and integers, masks and shapes stay as they are.
+everywhere, one constant sample among others, smaller and larger values, and a sample that is masked throughout where
+the inputs carry a mask. Edges stay in the range that the batch shows (a batch without negative values gets none), and
+integers, other masks and shapes stay as they are. With `probes="fast"` the edges are put together into one batch, a
+sample each.
 
 Codes
 -----
     EM191 finite inputs give outputs that are not finite
+    EM192 a sample of the test data gives outputs that are not finite
 
 Why it matters
 --------------
@@ -45,8 +48,8 @@ model that was trained without it should be evaluated again.
 
 Limits
 ------
-Inputs of integers alone are tested as given. A domain that the batch does not show (positive but never near zero) is
-not left. Fully masked rows come with a later version.
+Inputs of integers alone are tested as given, but for their mask. A domain that the batch does not show (positive but
+never near zero) is not left.
 
 Source
 ------
@@ -61,15 +64,16 @@ from typing import Any
 import torch
 
 from evalmode.checking.examination import Examination
+from evalmode.checking.padding import masks
 from evalmode.checking.subject import Outputs, Subject
 from evalmode.clause import Verdict
 from evalmode.errors import ModelRunError
 from evalmode.finding import Finding, Place
-from evalmode.observe.trace import first_non_finite
+from evalmode.observe.finiteness import first_non_finite
 from evalmode.observe.tree import map_leaves, tensor_leaves
 
 CLAUSE = "finite"
-_FAST = 3
+_TOGETHER = "edge values, one sample each"
 
 
 def examine(subject: Subject) -> Examination:
@@ -78,9 +82,15 @@ def examine(subject: Subject) -> Examination:
         return Examination(probes=0, evidence="the given batch itself holds NaN or Inf", verdict=Verdict.NOT_TESTED)
     tried: list[str] = []
     refused: list[str] = []
-    for name, batch in [("the given batch", subject.batch), *_edges(subject)]:
+    edges = _edges(subject)
+    inputs = [("the given batch", subject.batch), *edges]
+    if subject.probes == "fast" and edges:
+        together = _together(subject, edges)
+        inputs = [inputs[0], (_TOGETHER, together) if together is not None else edges[0]]
+    for name, batch in inputs:
         try:
-            outputs = subject.run(batch)
+            known = subject.given_outputs if batch is subject.batch else None
+            outputs = subject.run(batch) if known is None else known
         except ModelRunError as error:
             if name == "the given batch":
                 raise
@@ -88,21 +98,27 @@ def examine(subject: Subject) -> Examination:
             continue
         tried.append(name)
         bad = [path for path, leaf in outputs.items() if not _is_finite(leaf)]
-        if bad:
+        if bad and name == _TOGETHER:
+            inputs.extend(edges)  # to see which one it is
+        elif bad:
             finding = _finding(subject, batch, name, outputs, bad)
             return Examination(probes=len(tried), evidence="", findings=(finding,), notes=tuple(refused))
-    edges = len(tried) - 1
+    count = min(len(edges), _samples(subject)) if _TOGETHER in tried else len(tried) - 1
     evidence = (
-        f"{edges} edge input{'s' if edges != 1 else ''}" if edges else "the given batch; no floating input to vary"
+        f"{count} edge input{'s' if count != 1 else ''}" if count else "the given batch; no floating input to vary"
     )
-    return Examination(probes=len(tried), evidence=evidence, notes=tuple(refused), measured={"edge inputs": edges})
+    return Examination(probes=len(tried), evidence=evidence, notes=tuple(refused), measured={"edge inputs": count})
 
 
 def _edges(subject: Subject) -> list[tuple[str, Any]]:
-    """Edge inputs by name; none if the batch holds no floating values."""
-    values = [leaf for path, leaf in tensor_leaves(subject.batch) if _varies(path, leaf)]
+    """Edge inputs by name; none if the batch holds neither floating values nor a mask."""
+    masked = [
+        (f"a sample masked throughout by {path.strip('[]').strip(chr(39))}", _masked(subject.batch, path, real))
+        for path, _, real in masks(subject.batch)
+    ]
+    values = [leaf.detach() for path, leaf in tensor_leaves(subject.batch) if _varies(path, leaf)]
     if not values:
-        return []
+        return masked
     low = min(float(leaf.min()) for leaf in values)
     high = max(float(leaf.max()) for leaf in values)
     wanted: list[tuple[str, Callable[[torch.Tensor], torch.Tensor]]] = []
@@ -117,13 +133,44 @@ def _edges(subject: Subject) -> list[tuple[str, Any]]:
     if low < 0.0 < high:
         wanted.append(("the batch, negated", torch.neg))
         wanted.append(("the batch, ten times larger", lambda x: x * 10))
-    if subject.probes == "fast":
-        wanted = wanted[:_FAST]
-    return [(name, _varied(subject.batch, change)) for name, change in wanted]
+    return [*((name, _varied(subject.batch, change)) for name, change in wanted), *masked]
+
+
+def _masked(batch: Any, mask: str, real: float) -> Any:
+    """The batch with its first sample masked throughout."""
+
+    def at(path: str, leaf: Any) -> Any:
+        if path != mask:
+            return leaf
+        changed = leaf.clone()
+        changed[0] = not real
+        return changed
+
+    return map_leaves(at, batch)
+
+
+def _samples(subject: Subject) -> int:
+    return 1 if isinstance(subject.axis, str) else subject.axis.size
+
+
+def _together(subject: Subject, edges: list[tuple[str, Any]]) -> Any | None:
+    """One batch with a sample of each edge input, as many as fit; None if the batch has no samples to share out."""
+    axis = subject.axis
+    if isinstance(axis, str) or axis.listed:
+        return None
+    inputs = [dict(tensor_leaves(batch)) for _, batch in edges]
+
+    def at(path: str, leaf: Any) -> Any:
+        if path not in axis.paths:
+            return leaf
+        rows = [inputs[row % len(inputs)][path].select(axis.axis, row) for row in range(axis.size)]
+        return torch.stack(rows, axis.axis)
+
+    return map_leaves(at, subject.batch)
 
 
 def _varied(batch: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> Any:
-    return map_leaves(lambda path, leaf: change(leaf) if _varies(path, leaf) else leaf, batch)
+    return map_leaves(lambda path, leaf: change(leaf.detach()) if _varies(path, leaf) else leaf, batch)
 
 
 def _varies(path: str, leaf: object) -> bool:
@@ -153,7 +200,8 @@ def _is_finite(leaf: torch.Tensor) -> bool:
 
 def _finding(subject: Subject, batch: Any, name: str, outputs: Outputs, bad: list[str]) -> Finding:
     nan = any(bool(outputs[path].isnan().any()) for path in bad)
-    parting = first_non_finite(subject.bare_pass(batch), subject.model)
+    one_pass = subject.bare_pass(batch)
+    parting = first_non_finite(lambda: subject.tensors(one_pass()), subject.model)
     count = sum(int((~outputs[path].isfinite()).sum()) for path in bad)
     total = sum(outputs[path].numel() for path in bad)
     operator = parting.operator.replace("aten.", "").partition(".")[0] if parting is not None else "an unseen operator"

@@ -3,14 +3,17 @@
 What it does
 ------------
 Reads the flag of every module: registered ones, and those held in plain lists, dicts and attributes that `eval()` never
-reaches. Reads the training arguments that a traced, scripted or exported graph carries. A root in training is one
-finding; the other clauses are then tested after `eval()`.
+reaches. Reads the training arguments that a traced, scripted or exported graph carries. Looks for flags of the user's
+own: what an `eval()` of a module's own would set, though no parent calls it (a parent calls `train(False)`), and
+attributes named like a training flag (`train_mode`, `mode = "train"`) that are on and change what the model draws or
+gives. A root in training is one finding; the other clauses are then tested after `eval()`.
 
 Codes
 -----
     EM101 the model is in training mode
     EM102 a module was left in training mode
     EM103 a module is never reached by eval()
+    EM104 a training flag of its own stayed on
     EM105 training mode is baked into a graph
 
 Why it matters
@@ -57,12 +60,13 @@ Fix and its safety
 ------------------
 Call `model.eval()`, or run inside `evalmode.evaluating(model)`, which reaches hidden modules too and puts every flag
 back. Registering a hidden module adds its parameters to `state_dict()` and to the optimiser: usually what was meant.
-A graph baked in training has to be traced or exported again, after `eval()`.
+A graph baked in training has to be traced or exported again, after `eval()`. A flag of your own is best replaced by
+`self.training`, or set in `train(self, mode=True)`, which every parent calls.
 
 Limits
 ------
-A flag of the user's own, which is no module's `training`, shows only in what it does: see the other clauses. A hidden
-module without parameters and without a mode (an activation, a loss) is passed over.
+A flag of the user's own that is not named like one shows only in what it does: see the other clauses. A hidden module
+without parameters and without a mode (an activation, a loss) is passed over.
 
 Source
 ------
@@ -72,12 +76,14 @@ https://docs.pytorch.org/docs/stable/generated/torch.nn.Module.html#torch.nn.Mod
 from __future__ import annotations
 
 import inspect
+from dataclasses import replace
 
 from torch import fx, jit, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.dropout import _DropoutNd
 
 from evalmode.checking.examination import Examination
+from evalmode.checking.own_flags import own_flags
 from evalmode.checking.subject import Subject
 from evalmode.finding import Finding, Place
 from evalmode.mode.baked import training_operators
@@ -107,6 +113,7 @@ def examine(subject: Subject) -> Examination:
     hidden = found.hidden()
     findings.extend(_left_in_training(found, paths, hidden))
     findings.extend(_hidden_in_training(found, paths, hidden))
+    findings.extend(_own_flags(subject, findings))
     reach = f"{len(hidden)} out of reach of eval(), all in evaluation mode" if hidden else "none out of reach of eval()"
     notes = tuple(
         f"{paths.get(id(cut.holder), '')}{cut.label}: {cut.searched:,} of {cut.size:,} items searched"
@@ -205,6 +212,21 @@ def _hidden_in_training(found: Discovery, paths: dict[int, str], hidden: set[int
             )
         )
     return findings
+
+
+def _own_flags(subject: Subject, findings: list[Finding]) -> list[Finding]:
+    """One finding for each flag, which the other clauses then find off, as they find the model after `eval()`."""
+    told = [finding.place.module for finding in findings if finding.code != "EM101"]
+    found: list[Finding] = []
+    for flag in own_flags(subject):
+        if any(_is_inside(flag.path, path) for path in told):
+            continue
+        subject.mend(flag.path, flag.name, flag.wanted)
+        fix = "set it in train(self, mode=True), which every parent calls" if flag.unheard else "use self.training"
+        seen = f"{flag.name} is {flag.value!r}, in evaluation {flag.wanted!r}: {flag.effect}; the rest was tested so"
+        place = replace(flag.lines[0], module=flag.path) if flag.lines else Place(flag.path)
+        found.append(Finding("EM104", CLAUSE, "a training flag of its own stayed on", place, seen=seen, fix=fix))
+    return found
 
 
 def _matters(module: nn.Module) -> bool:

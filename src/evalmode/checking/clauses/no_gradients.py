@@ -3,14 +3,16 @@
 What it does
 ------------
 Runs the model under `no_grad` and watches whether any operator records a graph, whether gradients are still off
-afterwards, and whether any `.grad` differs. Then calls `backward()` inside `evalmode.evaluating`, where it must do
-nothing. The caller's own grad mode is not judged.
+afterwards, whether any `.grad` differs, and whether a tensor that the pass made lives on when its outputs are gone
+(what is kept on a module is told by `no-state-change`). Then calls `backward()` inside `evalmode.evaluating`, where it
+must do nothing. The caller's own grad mode is not judged.
 
 Codes
 -----
     EM161 a graph is built under no_grad
     EM162 forward leaves gradients switched on
     EM163 a .grad is changed by the forward pass
+    EM164 a tensor is kept after the forward pass
 
 Why it matters
 --------------
@@ -70,6 +72,7 @@ from evalmode.checking.examination import Examination
 from evalmode.checking.subject import Subject
 from evalmode.finding import Finding, Place
 from evalmode.mode.switch import evaluating
+from evalmode.observe.kept_outside import KeptOutside, made_tensors
 from evalmode.observe.tree import tensor_leaves
 from evalmode.observe.watch import Event, Observation
 from evalmode.predictor.calling import call
@@ -92,10 +95,13 @@ def examine(subject: Subject) -> Examination:
     effect = [] if findings else _backward_effect(subject)
     if effect:
         findings.append(_moved(observation, effect))
+    findings.extend(_kept(subject))
+    on_modules = {(found.code, found.place.module) for found in subject.findings if found.code == "EM153"}
     return Examination(
-        probes=4,
+        probes=5,
         evidence="no graph; backward() had no effect",
         findings=tuple(findings),
+        through=tuple(sorted(on_modules)),
         measured={"graphs": len(observation.graphs)},
     )
 
@@ -114,15 +120,43 @@ def _changed_gradients(subject: Subject) -> list[str]:
 
 
 def _backward_effect(subject: Subject) -> list[str]:
-    """Names of what a `backward()` inside evaluation changes: nothing, if the promise holds."""
+    """Names of what a `backward()` inside evaluation changes: nothing, if the promise holds.
+
+    Outputs carry no graph there, so graphs over the parameters are built before entering, and called on inside.
+    """
     subject.prepare()
+    trainable = [parameter for parameter in subject.model.parameters() if parameter.requires_grad]
+    with torch.enable_grad():
+        before = [parameter.flatten()[:1].sum() for parameter in trainable if parameter.numel()]
     subject.passes += 1
     with evaluating(subject.model, on_backward="ignore"):
         outputs = call(subject.model, subject.batch, subject.forward)
-        tensors = [leaf for _, leaf in tensor_leaves(outputs) if leaf.is_floating_point()]
-        if any(leaf.requires_grad and leaf.grad_fn is not None for leaf in tensors):
-            sum((leaf.sum() for leaf in tensors), torch.zeros(())).backward()
+        tensors = [leaf for _, leaf in tensor_leaves(outputs) if leaf.is_floating_point() and leaf.requires_grad]
+        for scalar in (*before, *(leaf.sum() for leaf in tensors)):
+            scalar.backward()
     return [change.path for change in subject.state.changes() if change.kind == "gradient"]
+
+
+def _kept(subject: Subject) -> list[Finding]:
+    """Tensors that live on although the outputs are gone and the model is back in its state: one finding a line."""
+    made = made_tensors(subject.bare_pass(), subject.model, places=False)
+    subject.prepare()
+    if not made.alive():
+        return []
+    made = made_tensors(subject.bare_pass(), subject.model)
+    subject.prepare()
+    groups: dict[Place, list[KeptOutside]] = {}
+    for kept in made.alive():
+        groups.setdefault(kept.place, []).append(kept)
+    findings = []
+    for place, members in groups.items():
+        size = sum(kept.size for kept in members)
+        graph = " with their graph" if any(kept.with_graph for kept in members) else ""
+        seen = f"{len(members)} tensor{'s' if len(members) > 1 else ''}{graph}, {size:,} bytes, held after the pass by "
+        seen += f"something outside the model; made by {members[0].operator.removesuffix('.default')}"
+        fix = "return it as an output; or keep x.detach().cpu() outside forward, and drop it"
+        findings.append(Finding("EM164", CLAUSE, "a tensor is kept after the forward pass", place, seen=seen, fix=fix))
+    return findings
 
 
 def _has_graph(observation: Observation) -> bool:

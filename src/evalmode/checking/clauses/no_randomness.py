@@ -12,7 +12,7 @@ Codes
     EM123 attention dropout is on in evaluation mode
     EM124 dropout between recurrent layers is on in evaluation mode
     EM125 random numbers are drawn in evaluation mode
-    EM126 Python's or numpy's random stream is drawn from
+    EM126 a random stream of Python's or numpy's is drawn from
     EM127 a module left in training mode draws random numbers
 
 Why it matters
@@ -53,9 +53,9 @@ path: `check(model, batch, allow=["*.mc_dropout"])`.
 
 Limits
 ------
-A generator that is neither torch's, Python's nor numpy's global one shows only as a difference: see `deterministic`. A
-torch generator that the forward pass seeds anew each time draws the same numbers each time, and does not count. What
-is drawn on other inputs only (a branch not taken) is not seen.
+torch's, Python's and numpy's global streams are watched, and generators that the model holds. One held elsewhere shows
+only as a difference: see `deterministic`. A torch generator that the forward pass seeds anew each time draws the same
+numbers each time, and does not count. What is drawn on other inputs only (a branch not taken) is not seen.
 
 Source
 ------
@@ -66,6 +66,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+
+import torch
 
 from evalmode.checking.examination import Examination
 from evalmode.checking.subject import Subject
@@ -81,7 +83,7 @@ _SUMMARIES = {
     "EM123": "attention dropout is on in evaluation mode",
     "EM124": "dropout between recurrent layers is on in evaluation mode",
     "EM125": "random numbers are drawn in evaluation mode",
-    "EM126": "Python's or numpy's random stream is drawn from",
+    "EM126": "a random stream of Python's or numpy's is drawn from",
     "EM127": "a module left in training mode draws random numbers",
 }
 _FIXES = {
@@ -154,10 +156,13 @@ def _of_moved_streams(subject: Subject, drew: bool) -> list[Finding]:
     run()
     moved = stream_differences(before, read_streams())
     findings: list[Finding] = []
-    if {"python", "numpy"} & set(moved):
-        found = find_host_draws(subject.bare_pass(), subject.model)
-        places = [("EM126", draw.place, draw.stream) for draw in found] or [("EM126", Place(), "python")]
-        findings.extend(_grouped(places))
+    own = [
+        held for held in subject.state.generators if held.moved() and not isinstance(held.generator, torch.Generator)
+    ]
+    if own or {"python", "numpy"} & set(moved):
+        found = find_host_draws(subject.bare_pass(), subject.model, own=own)
+        unplaced = [("EM126", Place(one.module), one.path) for one in own] or [("EM126", Place(), "python")]
+        findings.extend(_grouped([("EM126", draw.place, draw.stream) for draw in found] or unplaced))
     if not drew and any(name == "torch" or name.startswith("cuda") for name in moved):
         reseeded = find_host_draws(subject.bare_pass(), subject.model, ("torch",))
         findings.append(

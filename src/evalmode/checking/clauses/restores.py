@@ -19,17 +19,23 @@ not its statistics.
 
 Example
 -------
+Leaving evaluation calls `train()`, which here does more than switch: each evaluation cools the model once more.
+
     import torch
     from torch import nn
 
     class Net(nn.Module):
         def __init__(self):
             super().__init__()
-            self.register_buffer("seen", torch.zeros(()))
+            self.register_buffer("temperature", torch.ones(()))
+
+        def train(self, mode=True):
+            if mode:
+                self.temperature.mul_(0.9)
+            return super().train(mode)
 
         def forward(self, x):
-            self.seen += len(x)
-            return x * 2
+            return x / self.temperature
 
     model, batch = Net().eval(), torch.randn(8, 4)
 
@@ -41,22 +47,25 @@ Use instead
     class Net(nn.Module):
         def __init__(self):
             super().__init__()
-            self.register_buffer("seen", torch.zeros(()))
+            self.register_buffer("temperature", torch.ones(()))
+
+        def cool(self):
+            self.temperature.mul_(0.9)
 
         def forward(self, x):
-            if self.training:
-                self.seen += len(x)
-            return x * 2
+            return x / self.temperature
 
     model, batch = Net().eval(), torch.randn(8, 4)
 
 Fix and its safety
 ------------------
-Write to the model's state only `if self.training`. Evaluation then leaves it alone, and training is unchanged.
+Let `train()` and `eval()` switch and nothing else; do what belongs to an epoch in the training loop, by name. What the
+forward pass itself writes is told by `no-state-change`, not here.
 
 Limits
 ------
-What a plain attribute of a module refers to is not compared, nor what lies outside the model and torch.
+What a plain attribute of a module refers to is not compared, nor what lies outside the model and torch. A module whose
+own `train()` fails cannot be brought into training, so nothing is tested.
 
 Source
 ------
@@ -71,10 +80,12 @@ from torch import nn
 
 from evalmode.checking.examination import Examination
 from evalmode.checking.subject import Subject
+from evalmode.errors import SwitchError
 from evalmode.finding import Finding, Place
 from evalmode.mode.discover import discover
+from evalmode.mode.overrides import overrides_of
 from evalmode.mode.switch import evaluating
-from evalmode.observe.state import StateChange
+from evalmode.observe.state import StateChange, read_state
 from evalmode.predictor.calling import call
 
 CLAUSE = "restores"
@@ -87,17 +98,21 @@ class _LeavingError(Exception):
 def examine(subject: Subject) -> Examination:
     """Test the clause on `subject`."""
     changes: dict[StateChange, None] = {}
+    subject.bare_pass()()
+    by_forward = frozenset(subject.state.changes())
     for by_exception in (False, True):
-        changes |= dict.fromkeys(_around(subject, by_exception))
+        changes |= dict.fromkeys(_around(subject, by_exception, by_forward))
     subject.state.put_back()
     findings = _findings(subject, list(changes))
     return Examination(probes=2, evidence="modes, random streams, buffers, .grad: same bits", findings=tuple(findings))
 
 
-def _around(subject: Subject, by_exception: bool) -> list[StateChange]:
-    """What differs after entering and leaving evaluation."""
+def _around(subject: Subject, by_exception: bool, by_forward: frozenset[StateChange]) -> list[StateChange]:
+    """What differs after entering and leaving evaluation, and is not the work of a forward pass alone."""
     subject.state.put_back()
+    called = _in_training(subject.model)
     flags = _arranged(subject.model)
+    state = read_state(subject.model) if called else subject.state
     with contextlib.suppress(_LeavingError), evaluating(subject.model, on_backward="ignore"):
         subject.passes += 1
         call(subject.model, subject.batch, subject.forward)
@@ -109,11 +124,21 @@ def _around(subject: Subject, by_exception: bool) -> list[StateChange]:
         for module, flag in flags
         if module.training is not flag
     ]
-    kept = {id(module): bool(own["training"]) for _, module, own in subject.state.attributes if "training" in own}
-    for module, _ in flags:  # the arranged flags are not a change of the model's
-        module.training = kept[id(module)]
     kinds = ("stream", "tensor", "gradient", "grad mode")
-    return changed + [change for change in subject.state.changes() if change.kind in kinds]
+    left = [change for change in state.changes() if change.kind in kinds]
+    return changed + [change for change in left if change.kind == "stream" or change not in by_forward]
+
+
+def _in_training(model: nn.Module) -> bool:
+    """Bring modules with a `train()` of their own into training by calling it; whether there are any."""
+    own = [module for module in discover(model).modules if overrides_of(module)]
+    for module in own:
+        try:
+            module.train()
+        except Exception as error:
+            name = type(module).__name__
+            raise SwitchError(f"{name}.train() failed: {type(error).__name__}: {error}") from error
+    return bool(own)
 
 
 def _arranged(model: nn.Module) -> list[tuple[nn.Module, bool]]:
@@ -146,7 +171,7 @@ def _findings(subject: Subject, changes: list[StateChange]) -> list[Finding]:
     for place, members in groups.items():
         if subject.is_reported(place):
             continue
-        fix = "write to it only if self.training"
+        fix = "let train() and eval() switch and nothing else"
         found.append(_finding("EM203", "a tensor or the grad mode is not given back", members, place, fix))
     return found
 

@@ -1,0 +1,41 @@
+"""Follow every operator of a pass with its operands and outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from evalmode.observe.operators import written_tensors
+
+__all__ = ["Operators", "changed_tensors"]
+
+_UNINITIALISED = ("empty", "empty_like", "new_empty", "empty_strided", "new_empty_strided", "resize_")
+
+
+def changed_tensors(
+    func: Any, args: tuple[Any, ...], named: dict[str, Any], outputs: list[torch.Tensor]
+) -> list[torch.Tensor]:
+    """The outputs of `func`, and what a write through a view changes: the tensor that it is a view of."""
+    bases = [written._base for written in written_tensors(func, args, named)]  # noqa: SLF001 - the documented attribute
+    return [*outputs, *(base for base in bases if base is not None)]
+
+
+class Operators(TorchDispatchMode):
+    """Hands every operator with its operands and outputs to `seen`."""
+
+    def __init__(self, seen: Callable[[Any, tuple[Any, ...], dict[str, Any], list[torch.Tensor]], None]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._seen = seen
+
+    def __torch_dispatch__(
+        self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        outputs = func(*args, **(kwargs or {}))
+        tensors = [leaf for leaf in pytree.tree_leaves(outputs) if isinstance(leaf, torch.Tensor)]
+        if func._schema.name.removeprefix("aten::") not in _UNINITIALISED:  # noqa: SLF001 - the documented schema
+            self._seen(func, args, kwargs or {}, tensors)
+        return outputs

@@ -1,0 +1,85 @@
+"""Find tensors that a forward pass made and that live on after it, held by something outside the model."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from evalmode.finding import Place
+from evalmode.observe.attribution import ModuleStack, place_of
+
+__all__ = ["KeptOutside", "Made", "made_tensors"]
+
+
+@dataclass(frozen=True, slots=True)
+class KeptOutside:
+    """A tensor that is still held: the operator that made it, where, its bytes, and whether it has a graph."""
+
+    operator: str
+    place: Place
+    size: int
+    with_graph: bool
+
+
+class Made:
+    """What one pass made, without keeping it alive."""
+
+    def __init__(self, seen: Sequence[tuple[weakref.ref[torch.Tensor], str, Place]]) -> None:
+        self._seen = seen
+
+    def alive(self) -> list[KeptOutside]:
+        """What is still held by anyone; cycles that nobody reaches are collected first."""
+        if not self._living():
+            return []
+        gc.collect()
+        return [
+            KeptOutside(name, place, tensor.numel() * tensor.element_size(), tensor.grad_fn is not None)
+            for tensor, name, place in self._living()
+        ]
+
+    def _living(self) -> list[tuple[torch.Tensor, str, Place]]:
+        held = [(reference(), name, place) for reference, name, place in self._seen]
+        return [(tensor, name, place) for tensor, name, place in held if tensor is not None]
+
+
+def made_tensors(run: Callable[[], Any], model: nn.Module | None, *, places: bool = True) -> Made:
+    """The floating tensors that `run()`, one forward pass, makes; without `places` the pass costs less.
+
+    Example:
+        >>> memory = []
+        >>> made = made_tensors(lambda: memory.append(torch.ones(2) * 3), None)
+        >>> [kept.operator for kept in made.alive()]
+        ['aten.mul.Tensor']
+    """
+    with ModuleStack(model) as stack:
+        watch = _Watch(stack, places)
+        with watch:
+            run()
+    return Made(watch.seen)
+
+
+class _Watch(TorchDispatchMode):
+    def __init__(self, stack: ModuleStack, places: bool) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.seen: list[tuple[weakref.ref[torch.Tensor], str, Place]] = []
+        self._stack = stack
+        self._places = places
+
+    def __torch_dispatch__(
+        self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        outputs = func(*args, **(kwargs or {}))
+        before = {id(leaf) for leaf in pytree.tree_leaves((args, kwargs or {})) if isinstance(leaf, torch.Tensor)}
+        for leaf in pytree.tree_leaves(outputs):
+            if isinstance(leaf, torch.Tensor) and id(leaf) not in before and leaf.is_floating_point():
+                place = place_of(self._stack.top) if self._places else Place()
+                self.seen.append((weakref.ref(leaf), str(func), place))
+        return outputs
