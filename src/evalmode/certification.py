@@ -91,18 +91,13 @@ def certify(
         weights = fingerprint(module)
         certificate = _checked(module, inputs, {"forward": task.forward, **options}, mended=True)
         outputs = None if process is None else _outputs(module, inputs, task.forward)
-        result = None
-        if batches is not None:
-            try:
-                result = _evaluated(task, module, target, batches, limit, on_progress)
-            except NonFiniteOutputError as error:
-                certificate = _with_non_finite_outputs(certificate, error)
-                said.append(f"nothing was evaluated: {error.got}")
+        result = _evaluated(task, module, target, batches, limit, on_progress)
         if process is not None and outputs is not None:
             certificate = with_fresh_process(certificate, process.result(weights, outputs))
-    if batches is None:
-        said.append("no test data: nothing was evaluated")
-    said += () if result is None else result.inferred
+    if isinstance(result, NonFiniteOutputError):
+        certificate, result = _with_non_finite_outputs(certificate, result), None
+    nothing = f"{'no test data: ' if batches is None else ''}nothing was evaluated"
+    said += [nothing] if result is None else result.inferred
     return msgspec.structs.replace(
         certificate,
         subject=task.name or type(module).__name__,
@@ -307,15 +302,9 @@ def _with_non_finite_outputs(certificate: Certificate, error: NonFiniteOutputErr
         seen=error.got,
         fix="check with that sample: evalmode.check(model, inputs) names the line",
     )
+    broken = {"verdict": Verdict.BROKEN, "evidence": f"{finding.code} {finding.summary}"}
     clauses = tuple(
-        msgspec.structs.replace(
-            result,
-            verdict=Verdict.BROKEN,
-            probes=result.probes + 1,
-            evidence=f"{finding.code} {finding.summary}",
-        )
-        if result.clause == "finite"
-        else result
+        msgspec.structs.replace(result, **broken, probes=result.probes + 1) if result.clause == "finite" else result
         for result in certificate.clauses
     )
     return msgspec.structs.replace(certificate, clauses=clauses, findings=(*certificate.findings, finding))
@@ -325,26 +314,33 @@ def _evaluated(
     task: Task,
     module: nn.Module,
     device: torch.device,
-    batches: Batches,
+    batches: Batches | None,
     limit: int | None,
     on_progress: Progress | None,
-) -> LoopResult:
+) -> LoopResult | NonFiniteOutputError | None:
+    """The test data's figures; None without data, the error where an output is not finite."""
+    if batches is None:
+        return None
+
     def predict(inputs: Any) -> Any:
         outputs = call(module, map_tensors(lambda tensor: tensor.to(device), inputs), task.forward)
         return map_tensors(lambda tensor: tensor.cpu(), outputs)
 
     _tell(on_progress, "evaluate", 0, batches.samples)
-    with _left_as_found(module), evaluating(module):
-        return evaluate_batches(
-            predict,
-            batches,
-            split=task.split,
-            prediction=task.prediction,
-            metrics=task.metrics,
-            loss=task.loss,
-            limit=limit,
-            on_progress=lambda done: _tell(on_progress, "evaluate", done, batches.samples),
-        )
+    try:
+        with _left_as_found(module), evaluating(module):
+            return evaluate_batches(
+                predict,
+                batches,
+                split=task.split,
+                prediction=task.prediction,
+                metrics=task.metrics,
+                loss=task.loss,
+                limit=limit,
+                on_progress=lambda done: _tell(on_progress, "evaluate", done, batches.samples),
+            )
+    except NonFiniteOutputError as error:
+        return error
 
 
 def _tell(on_progress: Progress | None, stage: str, done: int, total: int | None) -> None:

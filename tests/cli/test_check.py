@@ -122,11 +122,11 @@ def test_a_code_selects_its_clause_and_only_itself(task_folder, capsys):
 
 @pytest.mark.parametrize("probes", ["fast", "default", "thorough"])
 def test_probes(task_folder, capsys, monkeypatch, probes):
-    from evalmode.checking import runner
+    from evalmode import certification
 
     asked = []
-    check = runner.check
-    monkeypatch.setattr(runner, "check", lambda *a, **k: asked.append(k["probes"]) or check(*a, **k))
+    check = certification.check
+    monkeypatch.setattr(certification, "check", lambda *a, **k: asked.append(k["probes"]) or check(*a, **k))
     assert main(["check", "task.py", "--select", "finite", "--probes", probes]) == 0
     assert main(["check", "task.py", "--select", "finite"]) == 0
     assert asked == [probes, "default"]

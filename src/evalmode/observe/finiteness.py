@@ -118,4 +118,6 @@ def _upstream(steps: list[_Step], ends: set[int]) -> set[int]:
 def _has(tensor: torch.Tensor, kind: str) -> bool:
     if not tensor.is_floating_point() and not tensor.is_complex():
         return False
+    if tensor.is_nested:
+        return any(_has(row, kind) for row in tensor.unbind())
     return bool(tensor.isnan().any() if kind == "nan" else tensor.isinf().any())

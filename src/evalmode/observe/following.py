@@ -27,6 +27,8 @@ def changed_tensors(
 class Operators(TorchDispatchMode):
     """Hands every operator with its operands and outputs to `seen`."""
 
+    supports_higher_order_operators = True
+
     def __init__(self, seen: Callable[[Any, tuple[Any, ...], dict[str, Any], list[torch.Tensor]], None]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._seen = seen
@@ -34,6 +36,8 @@ class Operators(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
+        if isinstance(func, torch._ops.HigherOrderOperator):  # noqa: SLF001 - cond, while_loop, flex_attention
+            return func(*args, **(kwargs or {}))
         outputs = func(*args, **(kwargs or {}))
         tensors = [leaf for leaf in pytree.tree_leaves(outputs) if isinstance(leaf, torch.Tensor)]
         if func._schema.name.removeprefix("aten::") not in _UNINITIALISED:  # noqa: SLF001 - the documented schema

@@ -67,6 +67,8 @@ def made_tensors(run: Callable[[], Any], model: nn.Module | None, *, places: boo
 
 
 class _Watch(TorchDispatchMode):
+    supports_higher_order_operators = True
+
     def __init__(self, stack: ModuleStack, places: bool) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.seen: list[tuple[weakref.ref[torch.Tensor], str, Place]] = []
@@ -76,6 +78,8 @@ class _Watch(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
+        if isinstance(func, torch._ops.HigherOrderOperator):  # noqa: SLF001 - cond, while_loop, flex_attention
+            return func(*args, **(kwargs or {}))
         outputs = func(*args, **(kwargs or {}))
         before = {id(leaf) for leaf in pytree.tree_leaves((args, kwargs or {})) if isinstance(leaf, torch.Tensor)}
         for leaf in pytree.tree_leaves(outputs):

@@ -26,9 +26,13 @@ class still(TorchDispatchMode):  # noqa: N801 - a context manager, named for wha
         (tensor([0.5000, 0.5000]), tensor([1.3333, 1.3333]))
     """
 
+    supports_higher_order_operators = True
+
     def __torch_dispatch__(
         self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
+        if isinstance(func, torch._ops.HigherOrderOperator):  # noqa: SLF001 - cond, while_loop, flex_attention
+            return func(*args, **(kwargs or {}))
         named = dict(kwargs or {})
         if torch.Tag.nondeterministic_seeded not in func.tags:
             return func(*args, **named)
@@ -53,14 +57,18 @@ class steady(TorchDispatchMode):  # noqa: N801 - as above
 
     Example:
         >>> with torch.no_grad(), steady():
-        ...     torch.nn.functional.batch_norm(torch.full((2, 1), 3.0), None, None, training=True, eps=0.0)
+        ...     torch.nn.functional.batch_norm(torch.full((2, 1), 3.0), None, None, training=True).round()
         tensor([[3.],
                 [3.]])
     """
 
+    supports_higher_order_operators = True
+
     def __torch_dispatch__(
         self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
+        if isinstance(func, torch._ops.HigherOrderOperator):  # noqa: SLF001 - cond, while_loop, flex_attention
+            return func(*args, **(kwargs or {}))
         named = dict(kwargs or {})
         schema = func._schema  # noqa: SLF001 - the documented schema of an OpOverload
         if schema.name not in ("aten::native_batch_norm", "aten::_native_batch_norm_legit"):

@@ -160,6 +160,8 @@ class _FunctionWatch(TorchFunctionMode):
     def _note_graph(self, name: str, outputs: Any) -> None:
         if len(self._observation.graphs) >= _KEPT_EVENTS:
             return
+        if torch._C._functorch.peek_interpreter_stack() is not None:  # noqa: SLF001 - torch offers no public reader
+            return  # a graph of torch.func's own, which ends with the transform
         for leaf in pytree.tree_leaves(outputs):
             if isinstance(leaf, torch.Tensor) and leaf.grad_fn is not None:
                 self._observation.graphs.append(Event(name, place_of(self._stack.switched_on())))
@@ -168,6 +170,8 @@ class _FunctionWatch(TorchFunctionMode):
 
 class _OperatorWatch(TorchDispatchMode):
     """Sees each operator that runs."""
+
+    supports_higher_order_operators = True
 
     def __init__(
         self, stack: ModuleStack, observation: Observation, functions: _FunctionWatch, owned: dict[int, str]
@@ -183,6 +187,8 @@ class _OperatorWatch(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
+        if isinstance(func, torch._ops.HigherOrderOperator):  # noqa: SLF001 - cond, while_loop, flex_attention
+            return func(*args, **(kwargs or {}))
         named = kwargs or {}
         self._observation.operators += 1
         if torch.Tag.nondeterministic_seeded in func.tags:

@@ -145,10 +145,14 @@ class _WideFunctions(TorchFunctionMode):
 class _WideOperators(TorchDispatchMode):
     """Widens what every operator computes; views of narrow tensors stay views."""
 
+    supports_higher_order_operators = True
+
     def __torch_dispatch__(
         self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         named = kwargs or {}
+        if isinstance(func, torch._ops.HigherOrderOperator):  # noqa: SLF001 - cond, while_loop, flex_attention
+            raise WideUnsupportedError(str(func))
         if is_view(func):
             return func(*args, **named)
         written = written_tensors(func, args, named)

@@ -127,7 +127,7 @@ def _backward_effect(subject: Subject) -> list[str]:
     subject.prepare()
     trainable = [parameter for parameter in subject.model.parameters() if parameter.requires_grad]
     with torch.enable_grad():
-        before = [parameter.flatten()[:1].sum() for parameter in trainable if parameter.numel()]
+        before = [_scalar_of(parameter) for parameter in trainable if parameter.numel()]
     subject.passes += 1
     with evaluating(subject.model, on_backward="ignore"):
         outputs = call(subject.model, subject.batch, subject.forward)
@@ -135,6 +135,13 @@ def _backward_effect(subject: Subject) -> list[str]:
         for scalar in (*before, *(leaf.sum() for leaf in tensors)):
             scalar.backward()
     return [change.path for change in subject.state.changes() if change.kind == "gradient"]
+
+
+def _scalar_of(parameter: torch.Tensor) -> torch.Tensor:
+    """A real number that hangs on `parameter`, whatever its layout and dtype."""
+    dense = parameter if parameter.layout is torch.strided else parameter.to_dense()
+    first = dense.flatten()[:1].sum()
+    return first.real if first.is_complex() else first
 
 
 def _kept(subject: Subject) -> list[Finding]:
