@@ -285,7 +285,7 @@ class Clock(Planted):
 
 
 class OwnGenerator(Planted):
-    code, clause = "EM181", "deterministic"
+    code, clause = "EM126", "no-randomness"
 
     def __init__(self, inner: nn.Module) -> None:
         super().__init__(inner)
