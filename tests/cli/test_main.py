@@ -2,7 +2,6 @@ import os
 import signal
 import subprocess
 import sys
-import textwrap
 import time
 from pathlib import Path
 
@@ -11,26 +10,10 @@ import pytest
 import evalmode
 from evalmode.cli.main import main
 
-TASK = """
-    import torch
-    from torch import nn
-
-    def model():
-        torch.manual_seed(0)
-        return nn.Sequential(nn.Linear(4, 8), nn.Dropout(0.5), nn.Linear(8, 3))
-
-    def test_data():
-        generator = torch.Generator().manual_seed(0)
-        return torch.randn(40, 4, generator=generator), torch.arange(40) % 3
-"""
-
 
 @pytest.fixture
-def folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    Path("task.py").write_text(textwrap.dedent(TASK), encoding="utf-8")
-    return tmp_path
+def folder(task_folder):
+    return task_folder
 
 
 def run(*arguments, **changes):
