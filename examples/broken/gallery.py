@@ -5,6 +5,7 @@ line to be found, if a line is to blame.
 """
 
 import importlib.util
+import os
 import sys
 import textwrap
 from pathlib import Path
@@ -86,4 +87,10 @@ def main():
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        status = main()
+        sys.stdout.flush()
+    except BrokenPipeError:  # `make gallery | head`: nobody reads any more
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = 1
+    sys.exit(status)

@@ -16,20 +16,44 @@ from evalmode.clause import Verdict
 from evalmode.errors import CertificateError
 from evalmode.finding import Finding
 
-__all__ = ["Certificate", "ClauseResult", "Environment", "EvaluationRecord", "MetricRecord", "ModelRecord"]
+__all__ = [
+    "Certificate",
+    "ClauseResult",
+    "Environment",
+    "EvaluationRecord",
+    "MetricRecord",
+    "ModelRecord",
+    "OptimizationRecord",
+    "PlanRecord",
+    "through_text",
+]
 
 FORMAT_VERSION = 1
 
 
 class ClauseResult(msgspec.Struct, frozen=True, kw_only=True):
-    """The verdict on one clause. `evidence` is one line for people; `measured` holds the numbers behind it."""
+    """The verdict on one clause. `evidence` is one line for people; `measured` holds the numbers behind it.
+
+    `through` are the findings of other clauses that break this one too, as (code, module path).
+    """
 
     clause: str
     verdict: Verdict
     probes: int = 0
     evidence: str = ""
+    through: tuple[tuple[str, str], ...] = ()
     notes: tuple[str, ...] = ()
     measured: dict[str, Any] = {}  # numbers, words and lists of them: msgspec reads no union of two list types
+
+
+def through_text(code: str, path: str) -> str:
+    """How evidence names a finding of another clause.
+
+    Example:
+        >>> through_text("EM102", "encoder.drop")
+        'through encoder.drop, see EM102'
+    """
+    return f"through {path or 'the model'}, see {code}"
 
 
 class ModelRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -70,12 +94,59 @@ class MetricRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class EvaluationRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """What the test data gave."""
+    """What the test data gave. `plan` ran it, plain `eval()` where it is empty; beside a plan, `same_answers` counts the
+    samples on which plain gives the same answer."""
 
     samples: int
     batch_size: int
     metrics: tuple[MetricRecord, ...] = ()
     seconds: float = 0.0
+    plan: str = ""
+    same_answers: int | None = None
+
+
+class PlanRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """One way of running the model that was tried. The way that `plain` names is the model's own `eval()`.
+
+    `outcome` is `plain`, `chosen`, `verified` (but not the fastest), `rejected` (by the gate), `unstable`, `failed`,
+    `not installed` or `not tried`; `reason` says why. `error` is the largest ratio of its error against fp64 to plain
+    fp32's own. Units: `seconds` of one call at each of the callers' batch sizes, `peak_bytes` of weights and working
+    memory.
+    """
+
+    name: str
+    backend: str = ""
+    precision: str = "fp32"
+    batch: int = 0
+    threads: int = 0
+    streams: int = 1
+    passes: tuple[str, ...] = ()
+    outcome: str
+    reason: str = ""
+    seconds: dict[str, float] = {}
+    samples_per_second: float | None = None
+    speedup: float | None = None
+    error: float | None = None
+    peak_bytes: int | None = None
+    build_seconds: float | None = None
+
+
+class OptimizationRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """What the search tried, beside plain `eval()`, and what it chose."""
+
+    tolerance: str
+    objective: str
+    batch_sizes: tuple[int, ...]
+    execution_sizes: tuple[int, ...]
+    stable: bool
+    plans: tuple[PlanRecord, ...]
+    notes: tuple[str, ...] = ()
+    seconds: float = 0.0
+
+    @property
+    def chosen(self) -> PlanRecord:
+        """The plan that runs; plain `eval()` where nothing verified was faster."""
+        return next((plan for plan in self.plans if plan.outcome == "chosen"), self.plans[0])
 
 
 class Certificate(msgspec.Struct, frozen=True, kw_only=True):
@@ -94,6 +165,7 @@ class Certificate(msgspec.Struct, frozen=True, kw_only=True):
     clauses: tuple[ClauseResult, ...] = ()
     findings: tuple[Finding, ...] = ()
     inferred: tuple[str, ...] = ()
+    optimization: OptimizationRecord | None = None
     evaluation: EvaluationRecord | None = None
     seconds: float = 0.0
     forward_passes: int = 0

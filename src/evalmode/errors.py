@@ -15,6 +15,11 @@
     │   └── BackwardInEvaluationError        backward() was called inside evaluation
     ├── ModelRunError (RuntimeError)         the model itself failed; the cause is kept
     ├── ContractBrokenError (AssertionError) a report with broken clauses was asked to raise
+    ├── OptimizationError (RuntimeError)     no optimised form of a model can be made or used
+    │   ├── BackendError                     a back end refuses a program or a payload
+    │   ├── UnstableModelError               a sample's bits depend on its companions even at one fixed shape
+    │   └── StalePredictorError              the model's weights are no longer those a predictor was built from
+    ├── ArtifactError (ValueError)           an artifact cannot be written, read or trusted
     ├── CertificateError (ValueError)        a certificate cannot be read or written
     └── MissingExtraError (ImportError)      an optional package is not installed
 
@@ -26,6 +31,8 @@ A message is a page in small: what was got and where, what was expected, the fix
 from __future__ import annotations
 
 __all__ = [
+    "ArtifactError",
+    "BackendError",
     "BackwardInEvaluationError",
     "BatchError",
     "CertificateError",
@@ -38,9 +45,12 @@ __all__ = [
     "ModelRunError",
     "NonFiniteOutputError",
     "NotAModuleError",
+    "OptimizationError",
     "PatternError",
+    "StalePredictorError",
     "SwitchError",
     "TaskError",
+    "UnstableModelError",
     "UsageError",
 ]
 
@@ -131,6 +141,26 @@ class ModelRunError(EvalmodeError, RuntimeError):
 
 class ContractBrokenError(EvalmodeError, AssertionError):
     """A report with broken clauses was asked to raise."""
+
+
+class OptimizationError(EvalmodeError, RuntimeError):
+    """No optimised form of a model can be made or used."""
+
+
+class BackendError(OptimizationError):
+    """A back end refuses a program or a payload; its own error is the cause."""
+
+
+class UnstableModelError(OptimizationError):
+    """A sample's bits depend on its companions or its position even at one fixed execution shape."""
+
+
+class StalePredictorError(OptimizationError):
+    """The model's weights are no longer those that a predictor was built from."""
+
+
+class ArtifactError(EvalmodeError, ValueError):
+    """An artifact cannot be written, read or trusted."""
 
 
 class CertificateError(EvalmodeError, ValueError):

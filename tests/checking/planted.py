@@ -150,8 +150,8 @@ class BatchMean(Planted):
     code, clause = "EM171", "batch-independent"
 
     def spoil(self, x: torch.Tensor) -> torch.Tensor:
-        centre = x.mean(0)
-        return x - centre  # here
+        centre = x.mean(0)  # here
+        return x - centre
 
 
 class BatchSoftmax(Planted):

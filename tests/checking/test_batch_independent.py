@@ -9,9 +9,11 @@ import torch
 from torch import nn
 
 from evalmode.certificate import ClauseResult
-from evalmode.checking.batch_sizes import sizes_to_try
+from evalmode.checking.batch_probes import Probes
+from evalmode.checking.batch_sizes import size_classes, sizes_to_try
 from evalmode.checking.mending import mended
 from evalmode.checking.runner import CheckReport, check
+from evalmode.checking.subject import Subject
 from evalmode.clause import Verdict
 
 BATCH = torch.randn(8, 4, generator=torch.Generator().manual_seed(0))
@@ -182,3 +184,32 @@ def test_fast_probes_still_name_the_edge() -> None:
     found = check(Inverse().eval(), BATCH, probes="fast", clauses=["finite"]).findings
     assert [finding.code for finding in found] == ["EM191"]
     assert found[0].seen.startswith("zeros")
+
+
+class ByRemainder(nn.Module):
+    """For some samples the answer goes by the remainder of the batch's size."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        torn = (x[:, 0] > 0) * (len(x) % 3 - 1) * 1e-3
+        return torch.stack([torch.zeros(len(x)), torn], 1)
+
+
+def test_answers_are_counted_by_sample_not_by_comparison() -> None:
+    subject = Subject(ByRemainder().eval(), BATCH.roll(1, 0))
+    probes = Probes(subject, 8)
+    sizes = (1, 2, 3, 4, 5, 8, 16)
+    assert all(probes.runs_at(size) for size in sizes)
+    measured = size_classes(probes, sizes)
+    assert measured["size classes"] == [[1, 4, 16], [2, 5, 8], [3]]
+    assert measured["answers compared"] == 8
+    assert measured["answers that change"] == int((BATCH[:, 0] > 0).sum())
+
+
+def test_a_sample_that_lies_twice_in_the_reference_is_counted_once() -> None:
+    subject = Subject(ByRemainder().eval(), BATCH[1:4])
+    probes = Probes(subject, 4)
+    sizes = (1, 2, 3, 5)
+    assert all(probes.runs_at(size) for size in sizes)
+    measured = size_classes(probes, sizes)
+    assert measured["answers compared"] == 3
+    assert measured["answers that change"] == int((BATCH[1:4, 0] > 0).sum())

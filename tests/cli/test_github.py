@@ -90,7 +90,7 @@ def test_what_is_allowed_or_ignored_is_not_annotated_and_a_note_is_a_notice():
 def test_a_broken_clause_without_a_finding_is_annotated_unless_another_finding_breaks_it():
     clauses = (
         ClauseResult(clause="finite", verdict=Verdict.BROKEN, evidence="NaN"),
-        ClauseResult(clause="no-randomness", verdict=Verdict.BROKEN, evidence="through head, see EM101"),
+        ClauseResult(clause="no-randomness", verdict=Verdict.BROKEN, through=(("EM101", "head"),)),
         ClauseResult(clause="restores", verdict=Verdict.KEPT, evidence="all"),
     )
     lines = workflow_commands(certificate(clauses=clauses))

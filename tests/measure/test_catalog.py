@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from evalmode.errors import BatchError, TaskError
 from evalmode.measure.catalog import METRICS, metric_named
@@ -37,6 +39,25 @@ def test_every_metric_gives_one_value_per_sample_and_leaves_its_arguments(name):
     assert torch.equal(outputs, kept[0]) and torch.equal(target, kept[1])
     parts = [metric.per_sample(o, t) for o, t in zip(outputs.split(5), target.split(5), strict=True)]
     assert torch.equal(values, torch.cat(parts))
+
+
+@pytest.mark.parametrize("name", METRICS)
+@settings(max_examples=40, deadline=None)
+@given(data=st.data())
+def test_a_samples_bits_do_not_depend_on_how_the_data_is_cut(name, data):
+    metric, (outputs, target) = METRICS[name], example(name)
+    repeats = data.draw(st.integers(1, 40), label="repeats")
+    generator = torch.Generator().manual_seed(repeats)
+    outputs, target = (torch.cat([x] * repeats) for x in (outputs, target))
+    if "probabilities" not in name:
+        outputs = outputs + torch.randn(outputs.shape, generator=generator)
+    whole = metric.per_sample(outputs, target)
+    start, parts = 0, []
+    while start < len(outputs):
+        length = data.draw(st.integers(1, 70), label="length")
+        parts.append(metric.per_sample(outputs[start : start + length], target[start : start + length]))
+        start += length
+    assert torch.equal(whole, torch.cat(parts))
 
 
 @pytest.mark.parametrize("name", METRICS)

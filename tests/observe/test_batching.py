@@ -1,7 +1,8 @@
 from __future__ import annotations
 
+import numpy as np
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evalmode.observe.batching import (
@@ -77,3 +78,17 @@ def test_differences_of_what_is_not_finite() -> None:
     assert difference(torch.tensor([nan, inf, 2.0]), torch.tensor([nan, inf, 5.0])) == (3.0, 5.0)
     assert difference(torch.tensor([nan]), torch.tensor([1.0]))[0] == inf
     assert difference(torch.tensor([inf]), torch.tensor([-inf]))[0] == inf
+
+
+@given(st.integers(1, 300_000), st.data())
+@settings(max_examples=20)
+def test_a_difference_is_found_wherever_it_lies(size: int, data: st.DataObject) -> None:
+    position = data.draw(st.integers(0, size - 1))
+    first = torch.randn(size, generator=torch.Generator().manual_seed(size))
+    second = first.clone()
+    second[position] += 3.0
+    oracle = np.abs(first.numpy().astype(np.float64) - second.numpy().astype(np.float64)).max()
+    gap, scale = difference(first, second)
+    assert gap == oracle
+    assert scale == max(first.abs().max(), second.abs().max())
+    assert difference(first, first.clone())[0] == 0.0

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 
 import pytest
@@ -8,6 +9,7 @@ import torch.nn.functional as F
 from tests.checking.clean_models import ConvolutionalNet, Recurrent, TransformerNet, UNet
 from torch import nn
 
+from evalmode.observe.following import Operators
 from evalmode.observe.still import still
 from evalmode.observe.wide import wide, widened
 
@@ -144,3 +146,56 @@ def test_a_stilled_draw_is_the_same_for_every_seed(draw: Callable[[torch.Tensor]
     torch.manual_seed(1)
     loud = [draw(x) for _ in range(3)]
     assert not all(torch.equal(loud[0], other) for other in loud[1:])  # without it they differ
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize(
+    "layer",
+    [
+        nn.Conv1d(4, 6, 3, padding=1),
+        nn.Conv2d(4, 6, 3, stride=2, groups=2, bias=False),
+        nn.ConvTranspose2d(4, 6, 3, stride=2, output_padding=1),
+        nn.Conv3d(4, 2, 2),
+    ],
+    ids=lambda layer: type(layer).__name__,
+)
+def test_a_convolution_is_that_of_the_model_in_fp64(layer: nn.Module, channels_last: bool) -> None:
+    axes = {"Conv1d": 1, "Conv3d": 3}.get(type(layer).__name__, 2)
+    x = torch.randn(3, 4, *[5] * axes)
+    if channels_last and axes == 2:
+        x = x.contiguous(memory_format=torch.channels_last)
+    with torch.no_grad():
+        with wide():
+            found = layer(x)
+            alone = layer(x[:1])
+        oracle = copy.deepcopy(layer).double()(x.double())
+    assert torch.allclose(found, oracle, rtol=1e-12, atol=1e-14)
+    assert found.stride() == oracle.stride()
+    assert torch.allclose(alone, oracle[:1], rtol=1e-12, atol=1e-14)
+
+
+def test_a_convolution_in_fp64_is_one_operator_to_those_who_watch() -> None:
+    layer, seen = nn.Conv2d(3, 4, 3), []
+    with torch.no_grad(), Operators(lambda func, *_: seen.append(str(func))), wide():
+        layer(torch.randn(4, 3, 8, 8))
+    assert sum("convolution" in name for name in seen) == 1
+    assert not any("copy_" in name or "slice" in name for name in seen if name != "aten._to_copy.default")
+
+
+class LimitsOfADtype(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        scores = x @ x.mT
+        least = torch.finfo(scores.dtype).min
+        scores = torch.max(scores, torch.tensor(least))
+        later = torch.ones(scores.shape[-2:], dtype=torch.bool).triu(1)
+        return scores.masked_fill(later, torch.full((), least)).softmax(-1) @ x
+
+
+def test_a_new_tensor_of_numbers_is_wide_from_the_beginning() -> None:
+    x = torch.randn(2, 5, 4)
+    with torch.no_grad(), wide():
+        found = LimitsOfADtype()(widened(x))
+        kinds = [torch.tensor(1.5).dtype, torch.tensor([1]).dtype, torch.as_tensor(1j).dtype, torch.full((1,), 2).dtype]
+    scores = (x.double() @ x.double().mT).masked_fill(torch.ones(5, 5).triu(1).bool(), float("-inf"))
+    assert torch.equal(found, scores.softmax(-1) @ x.double())
+    assert kinds == [torch.float64, torch.int64, torch.complex128, torch.int64]

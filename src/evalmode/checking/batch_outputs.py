@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -29,7 +29,9 @@ class Seats:
 class Difference:
     """How the same samples differ in two outputs: the output that differs most, and by how much.
 
-    `lost` says that an output or its batch axis is missing in the second, whose shape is `shape`.
+    `lost` says that an output or its batch axis is missing in the second, whose shape is `shape`. `answers` is how many
+    samples were compared in outputs that hold one score a class, `changed` the positions in the first of those whose
+    decision changes.
     """
 
     same: bool
@@ -38,7 +40,7 @@ class Difference:
     scale: float = 1.0
     lost: bool = False
     shape: tuple[int, ...] = ()
-    changed_answers: int = 0
+    changed: frozenset[int] = frozenset()
     answers: int = 0
 
 
@@ -70,20 +72,36 @@ class Reader:
     def compare(self, first: Seats, second: Seats) -> Difference:
         """The samples of `first` against those of `second`, bit by bit, position by position."""
         worst = Difference(same=True)
+        changed: frozenset[int] = frozenset()
+        answers = 0
         for path, layout in self.layouts.items():
             one, other = first.outputs[path], second.outputs.get(path)
             if other is None or not _fits(one, first.size, other, second.size, layout):
                 shape = tuple(other.shape) if other is not None else ()
                 return Difference(False, path, float("inf"), lost=True, shape=shape)
             sides = (one, first.size, first.positions, other, second.size, second.positions, layout)
+            decided = _is_decided(one, layout)
+            answers = len(first.positions) if decided else answers
             same, gap, scale = rows_agree(*sides)
-            if not same and (worst.same or gap / (scale or 1.0) > worst.gap / (worst.scale or 1.0)):
-                worst = Difference(False, path, gap, scale, False, tuple(other.shape), *_answers(*sides))
+            if same:
+                continue
+            changed |= _changed(*sides) if decided else frozenset()
+            if worst.same or gap / (scale or 1.0) > worst.gap / (worst.scale or 1.0):
+                worst = Difference(False, path, gap, scale, False, tuple(other.shape))
         for head, tail in self.lists:
             found = _entries_differ(first, second, head, tail)
             if not found.same and (worst.same or found.gap / (found.scale or 1.0) > worst.gap / (worst.scale or 1.0)):
                 worst = found
-        return worst
+        return replace(worst, changed=changed, answers=answers)
+
+    def of_samples(self, outputs: Outputs, size: int, count: int) -> Outputs | None:
+        """The rows of the first `count` of `size` samples; None where an output has several rows a sample, or lists."""
+        if self.lists or any(rows != 1 for layout in self.layouts.values() for _, rows in layout.axes):
+            return None
+        if any(path not in outputs for path in self.layouts):
+            return None
+        positions = tuple(range(count))
+        return {path: readings(outputs[path], layout, size, positions)[0] for path, layout in self.layouts.items()}
 
     def _list_of(self, path: str) -> tuple[str, str] | None:
         return next((pair for pair in _splits(path) if pair in self.lists), None)
@@ -143,7 +161,12 @@ def _fits(first: torch.Tensor, first_size: int, second: torch.Tensor, second_siz
     return True
 
 
-def _answers(
+def _is_decided(output: torch.Tensor, layout: Layout) -> bool:
+    """Whether an output looks like one score a class."""
+    return layout.axes == ((0, 1),) and output.dim() == 2 and output.shape[1] > 1 and output.is_floating_point()
+
+
+def _changed(
     first: torch.Tensor,
     first_size: int,
     first_positions: tuple[int, ...],
@@ -151,10 +174,10 @@ def _answers(
     second_size: int,
     second_positions: tuple[int, ...],
     layout: Layout,
-) -> tuple[int, int]:
-    """How many of the samples' decisions change, where the output looks like one score a class."""
-    if layout.axes != ((0, 1),) or first.dim() != 2 or first.shape[1] < 2 or not first.is_floating_point():
-        return 0, 0
+) -> frozenset[int]:
+    """The positions of the samples, in the first output, whose decision changes."""
     one = readings(first, layout, first_size, first_positions)[0].argmax(1)
     other = readings(second, layout, second_size, second_positions)[0].argmax(1)
-    return int((one != other).sum()), len(one)
+    return frozenset(
+        position for position, moved in zip(first_positions, (one != other).tolist(), strict=True) if moved
+    )

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from evalmode.checking.batch_outputs import Difference, Reader, Seats
 from evalmode.checking.companions import beside, companion_kinds
+from evalmode.checking.rounding import nudging
 from evalmode.checking.subject import Outputs, Subject
 from evalmode.errors import ModelRunError, UsageError
 from evalmode.observe.batching import BatchAxis
@@ -20,6 +21,7 @@ __all__ = ["Comparison", "Nature", "Probe", "Probes"]
 _DEPENDENCE = 1e-10
 _SHRINKS = 1e-5
 _LARGE = 1e-3
+_FAR = 10
 _REFUSABLE = ("extreme companions", "NaN companions", "shifted companions")
 
 
@@ -45,10 +47,14 @@ class Probe:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """What a probe gave for the samples that it shares with the reference."""
+    """What a probe gave for the samples that it shares with the reference.
+
+    `narrow` says why a difference is no rounding where the model cannot be run in fp64; it is empty where fp64 decided.
+    """
 
     probe: Probe
     found: Difference
+    narrow: str = ""
 
 
 class Probes:
@@ -65,15 +71,18 @@ class Probes:
         self.axis: BatchAxis = subject.axis
         self.size = size
         self.order = tuple(position % self.axis.size for position in range(size))
-        self.batch = subject.samples(self.order)
+        whole = self.order == tuple(range(self.axis.size))
+        self.batch = subject.batch if whole else subject.samples(self.order)
         self.reference = self._given() or subject.run(self.batch)
         self.count = 1
         self.failed: dict[int, ModelRunError] = {}
-        self.sizes: dict[int, Outputs] = {size: self.reference}
+        self.sizes: dict[int, Seats] = {}  # the samples that each size shares with the reference
         self._wide: Outputs | None = None
-        self.other_size = self._another_size()
-        other = self.sizes[self.other_size] if self.other_size is not None else None
+        self.other_size, other = self._another_size()
         self.reader = Reader(self.reference, size, other, self.other_size)
+        self._keep(size, self.reference)
+        if self.other_size is not None and other is not None:
+            self._keep(self.other_size, other)
 
     def repeats(self) -> bool:
         """Whether the reference batch gives the same bits once more."""
@@ -121,7 +130,7 @@ class Probes:
             raise
         self.count += 1
         if probe.kind.startswith("a batch of"):
-            self.sizes[probe.size] = outputs
+            self._keep(probe.size, outputs)
         return self._against(probe, self.reference, outputs)
 
     def nature(self, comparison: Comparison) -> Nature:
@@ -138,6 +147,23 @@ class Probes:
         if not decided.same and decided.gap > least:
             return Nature.DEPENDENCE
         return Nature.CHOICE if found.gap > _LARGE * found.scale else Nature.ROUNDING
+
+    def without_fp64(self, comparison: Comparison) -> Comparison | None:
+        """The comparison, if it is at one fixed shape and far larger than what rounding in every module comes to."""
+        probe, found = comparison.probe, comparison.found
+        if probe.size != self.size or found.lost or found.gap <= _LARGE * found.scale:
+            return None
+        everything = tuple(range(self.size))
+        reference = Seats(self.reference, self.size, everything)
+        try:
+            with nudging():
+                moved = self.reader.compare(reference, replace(reference, outputs=self.subject.run(self.batch)))
+        except ModelRunError:
+            return None
+        self.count += 1
+        if moved.lost or found.gap <= _FAR * moved.gap:
+            return None
+        return replace(comparison, narrow=f"rounding in every module moves it by {moved.gap:.2g} at most")
 
     def compare_wide(self, probe: Probe) -> Comparison:
         """The same comparison, both sides in fp64."""
@@ -164,17 +190,17 @@ class Probes:
             moved = "becomes another one"
         elif found.gap == float("inf") and probe.kind == "NaN companions":
             moved = "becomes NaN"
-        changed, answers = found.changed_answers, found.answers
+        changed, answers = len(found.changed), found.answers
         if probe.code == "EM171" and probe.size == self.size and answers:
             for twin in self.fixed_shape():  # the other half of the samples beside such companions
                 if twin.kind == probe.kind and twin.positions != probe.positions:
                     sibling = self.compare(twin)
-                    changed += sibling.found.changed_answers if sibling is not None else 0
+                    changed += len(sibling.found.changed) if sibling is not None else 0
                     answers += sibling.found.answers if sibling and sibling.found.answers else len(twin.positions)
         text = f"{probe.kind}: {_shown(found.leaf)} {moved}"
         if answers:
             text += f", {changed} of {answers} answers change"
-        return f"{text}; fp64 agrees: no rounding"
+        return f"{text}; {comparison.narrow or 'fp64 agrees: no rounding'}"
 
     def runs_at(self, size: int) -> bool:
         """Whether the model runs on a batch of `size`."""
@@ -191,7 +217,9 @@ class Probes:
 
     def at_size(self, size: int) -> Comparison:
         """The outputs of a batch of `size` that has run, against the reference."""
-        return self._against(self.of_size(size), self.reference, self.sizes[size])
+        seats = self.sizes[size]
+        first = Seats(self.reference, self.size, seats.positions)
+        return Comparison(self.of_size(size), self.reader.compare(first, seats))
 
     def only_alone(self) -> bool:
         """Whether samples in batches of two still agree with the reference in fp64: being alone is what matters."""
@@ -209,7 +237,12 @@ class Probes:
     def between(self, first: int, second: int) -> Difference:
         """The samples that batches of two sizes share, both of which have run."""
         shared = tuple(range(min(first, second, self.size)))
-        return self.reader.compare(Seats(self.sizes[first], first, shared), Seats(self.sizes[second], second, shared))
+        one, other = (replace(self.sizes[size], positions=shared) for size in (first, second))
+        return self.reader.compare(one, other)
+
+    def samples_at(self, positions: Iterable[int]) -> int:
+        """How many samples of the given batch lie at `positions` of the reference, where one may lie twice."""
+        return len({self.order[position] for position in positions})
 
     def notes(self) -> tuple[str, ...]:
         """What was passed over, and at which sizes the model fails."""
@@ -222,11 +255,24 @@ class Probes:
     def _given(self) -> Outputs | None:
         """The outputs of the given batch, where it is the reference and they are known already."""
         plain = not self.subject.stilled and self.subject.mending is nullcontext
-        whole = self.order == tuple(range(self.axis.size))
-        return self.subject.given_outputs if plain and whole else None
+        return self.subject.given_outputs if plain and self.batch is self.subject.batch else None
 
-    def _another_size(self) -> int | None:
-        """A second batch size at which the model runs, to see which axes follow it."""
+    def _keep(self, size: int, outputs: Outputs) -> None:
+        """Keep of a size's outputs what later comparisons read: where bits are those of the reference, a view of it."""
+        count = min(size, self.size)
+        shared = tuple(range(count))
+        found = self.reader.compare(Seats(self.reference, self.size, shared), Seats(outputs, size, shared))
+        self.sizes[size] = Seats(outputs, size, shared)
+        if found.lost:
+            return
+        source, held = (self.reference, self.size) if found.same else (outputs, size)
+        rows = self.reader.of_samples(source, held, count)
+        if rows is not None:
+            rows = rows if found.same or size == count else {path: leaf.clone() for path, leaf in rows.items()}
+            self.sizes[size] = Seats(rows, count, shared)
+
+    def _another_size(self) -> tuple[int | None, Outputs | None]:
+        """A second batch size at which the model runs, to see which axes follow it, and its outputs."""
         wanted = (
             (2, self.size + 1, self.size - 1) if self.subject.probes == "fast" else (self.size + 1, self.size - 1, 2)
         )
@@ -234,13 +280,13 @@ class Probes:
             if size == self.size or size < 1:
                 continue
             try:
-                self.sizes[size] = self.subject.run(self.of_size(size).batch)
+                outputs = self.subject.run(self.of_size(size).batch)
             except ModelRunError as error:
                 self.failed[size] = error
                 continue
             self.count += 1
-            return size
-        return None
+            return size, outputs
+        return None, None
 
     def _against(self, probe: Probe, reference: Outputs, outputs: Outputs) -> Comparison:
         first = Seats(reference, self.size, probe.reference_positions)

@@ -9,6 +9,7 @@ from evalmode.checking.subject import Subject
 from evalmode.errors import ModelRunError
 from evalmode.finding import Finding
 from evalmode.observe.wide import WideUnsupportedError
+from evalmode.predictor.calling import reason_of
 
 __all__ = ["SUMMARIES", "Search"]
 
@@ -31,25 +32,32 @@ def _at_size(subject: Subject, probes: Probes, size: int) -> Comparison | Findin
         probes.failed[size] = error
         if size != 1 or not probes.runs_at(2):
             return None
+        said = reason_of(error.__cause__ or error)
         return Finding(
             "EM173",
             _CLAUSE,
             SUMMARIES["EM173"],
             failure_place(subject.model, error),
-            seen=f"a batch of 1 fails, a batch of 2 does not: {type(error.__cause__).__name__}: {error.__cause__}",
-            fix="keep the batch axis: squeeze(dim) and reshape(len(x), -1) instead of squeeze() and fixed sizes",
+            seen=f"a batch of 1 fails, a batch of 2 does not: {type(error.__cause__).__name__}: {said}",
+            fix="make it run on one sample; keep the batch axis: squeeze(dim), reshape(len(x), -1), not squeeze()",
         )
     if comparison is not None and comparison.found.lost and size == 1 and probes.has_layout_at(2):
-        found = comparison.found
-        return Finding(
-            "EM173",
-            _CLAUSE,
-            SUMMARIES["EM173"],
-            explain_dependence(subject, probes, comparison).place,
-            seen=f"{found.leaf} has the shape {found.shape} for a batch of 1: the batch axis is gone",
-            fix="keep the batch axis: squeeze(dim) instead of squeeze()",
-        )
+        place = explain_dependence(subject, probes, comparison).place
+        seen, fix = _another_shape(probes, comparison.found.leaf)
+        return Finding("EM173", _CLAUSE, SUMMARIES["EM173"], place, seen=seen, fix=fix)
     return comparison
+
+
+def _another_shape(probes: Probes, path: str) -> tuple[str, str]:
+    """How an output of a batch of 1 differs in shape from that of the reference batch, and the fix."""
+    usual, alone = probes.reference[path].shape, probes.sizes[1].outputs.get(path)
+    if alone is None:
+        return f"{path} is missing for a batch of 1", "give the same outputs for every batch size"
+    seen = f"{path} has the shape {tuple(alone.shape)} for a batch of 1"
+    if alone.dim() < len(usual):
+        return f"{seen}: the batch axis is gone", "keep the batch axis: squeeze(dim) instead of squeeze()"
+    fix = "give every sample the same shape, or cut its output to its own length"
+    return f"{seen}, {tuple(usual)} for a batch of {probes.size}: more than the batch axis changes", fix
 
 
 class Search:
@@ -65,8 +73,13 @@ class Search:
         self.refusal: Finding | None = None
         self.chosen: Comparison | None = None
         self._repeated = False
-        axis = subject.axis
-        self.sizes = sizes_to_try(subject.probes, 0 if isinstance(axis, str) else axis.size)
+        given = 0 if isinstance(subject.axis, str) else subject.axis.size
+        self.sizes = sizes_to_try(subject.probes, given)
+        largest = {
+            "fast": 0,
+            "default": max(given, probes.size),
+        }  # in fp64 a larger batch would not fit where this does
+        self._decidable = largest.get(subject.probes, max(self.sizes))
 
     def at_fixed_shape(self) -> Comparison | None:
         """A dependence on companions or on position."""
@@ -75,8 +88,9 @@ class Search:
             if comparison is None or comparison.found.same:
                 continue
             self.stable = False
-            if self._depends(comparison, "bits differ"):
-                return comparison
+            dependence = self._dependence(comparison, "bits differ")
+            if dependence is not None:
+                return dependence
             if self.restless:
                 return None
         return None
@@ -98,11 +112,12 @@ class Search:
             if covered(self.probes, size, decided):
                 continue
             found = differing[size].found
-            if self.subject.probes == "fast" and found.gap <= _ROUNDING * found.scale:
+            if size > self._decidable and found.gap <= _ROUNDING * found.scale:
                 self.assumed = True
                 continue
-            if self._depends(differing[size], "bits differ between batch sizes"):
-                return differing[size]
+            dependence = self._dependence(differing[size], "bits differ between batch sizes")
+            if dependence is not None:
+                return dependence
             decided.append(size)
         return None
 
@@ -116,17 +131,21 @@ class Search:
             self.undecided = self.undecided or f"bits differ, and {error}"
         return None
 
-    def _depends(self, comparison: Comparison, what: str) -> bool:
+    def _dependence(self, comparison: Comparison, what: str) -> Comparison | None:
+        """The comparison, with how that was decided, if it shows a dependence."""
         if not self._repeated:
             self._repeated = True
             self.restless = not self.probes.repeats()
         if self.restless:
-            return False
+            return None
         try:
             nature = self.probes.nature(comparison)
         except WideUnsupportedError as error:
             self.undecided = self.undecided or f"{what}, and {error}"
-            return False
+            return self.probes.without_fp64(comparison)
         if nature is Nature.CHOICE:
             self.chosen = self.chosen or comparison
-        return nature is Nature.DEPENDENCE
+        if nature is not Nature.DEPENDENCE:
+            return None
+        self.restless = not self.probes.repeats()  # once more: what varies from pass to pass may have agreed before
+        return None if self.restless else comparison

@@ -13,6 +13,7 @@ from evalmode.checking.batch_probes import Probes
 from evalmode.checking.examination import Measured
 from evalmode.errors import ModelRunError
 from evalmode.observe.attribution import module_paths
+from evalmode.observe.layouts import is_plain
 from evalmode.observe.tree import tensor_leaves
 
 __all__ = ["covered", "first_module", "rounding_note", "size_classes", "sizes_to_try"]
@@ -41,23 +42,30 @@ def covered(probes: Probes, size: int, decided: list[int]) -> bool:
 
 
 def size_classes(probes: Probes, sizes: tuple[int, ...]) -> Measured:
-    """The classes of batch sizes that agree bit for bit, and the largest difference between any two."""
+    """The classes of batch sizes that agree bit for bit, and the largest difference between any two.
+
+    Where the outputs hold one score a class: how many samples were compared, and of how many of them the decision is
+    another one in some class.
+    """
     classes: list[list[int]] = []
-    largest, changed, answers = 0.0, 0, 0
+    largest, answers = 0.0, 0
+    changed: set[int] = set()
     for size in sorted({*sizes, probes.size} & probes.sizes.keys()):
+        against = probes.between(probes.size, size)  # the reference holds every sample that is compared
+        changed |= against.changed
+        answers = max(answers, against.answers if size != probes.size else 0)
         for members in classes:
-            found = probes.between(members[0], size)
+            found = probes.between(members[-1], size)  # the largest so far shares the most samples
             if found.same:
                 members.append(size)
                 break
             largest = max(largest, found.gap)
-            changed += found.changed_answers
-            answers += found.answers
         else:
             classes.append([size])
     measured: Measured = {"size classes": classes, "largest difference": largest}
     if answers:
-        measured |= {"answers that change": changed, "answers compared": answers}
+        compared = probes.samples_at(range(answers))
+        measured |= {"answers that change": probes.samples_at(changed), "answers compared": compared}
     return measured
 
 
@@ -87,7 +95,10 @@ def first_module(probes: Probes, measured: Measured) -> str | None:
     groups = [members for members in classes if isinstance(members, list)] if isinstance(classes, list) else []
     if len(groups) < 2:
         return None
-    sizes = (groups[0][0], groups[1][0])
+    pairs = ((one, other) for one in reversed(groups[0]) for other in reversed(groups[1]))
+    sizes = next((pair for pair in pairs if not probes.between(*pair).same), None)
+    if sizes is None:
+        return None
     shared = min(*sizes, probes.size)
     try:
         first, second = (_prints(probes, size, shared) for size in sizes)
@@ -121,7 +132,7 @@ def _prints(probes: Probes, size: int, shared: int) -> dict[tuple[str, int], tup
         marks = [
             _print(leaf[: shared * (len(leaf) // size)])
             for _, leaf in tensor_leaves(output)
-            if leaf.layout is torch.strided and leaf.dim() > 0 and len(leaf) >= size and len(leaf) % size == 0
+            if is_plain(leaf) and leaf.dim() > 0 and len(leaf) >= size and len(leaf) % size == 0
         ]
         if marks:
             found[path, calls[path]] = tuple(marks)

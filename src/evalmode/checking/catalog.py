@@ -8,7 +8,7 @@ from typing import Any
 
 from evalmode.page import Page, read_page
 
-__all__ = ["CLAUSE_FILES", "COMPARED", "WATCHED", "WHITE_BOX", "examiner", "page_for", "pages"]
+__all__ = ["CLAUSE_FILES", "COMPARED", "TESTED_ELSEWHERE", "WATCHED", "WHITE_BOX", "examiner", "page_for", "pages"]
 
 CLAUSE_FILES = {
     "mode-complete": "mode_complete",
@@ -22,6 +22,9 @@ CLAUSE_FILES = {
     "restores": "restores",
 }
 """Clause name to file name, in the order in which they are tested and shown."""
+
+TESTED_ELSEWHERE = {"faithful": "faithful"}
+"""The clauses that have a page here but compare two models: `optimize` tests them."""
 
 WHITE_BOX = frozenset(("mode-complete", "running-statistics", "no-state-change", "restores"))
 """The clauses that look inside a model: of a predictor or another callable they say nothing."""
@@ -46,7 +49,7 @@ def pages() -> dict[str, Page]:
         'functional dropout is on in evaluation mode'
     """
     folder = Path(__file__).parent / "clauses"
-    return {clause: read_page(folder / f"{name}.py") for clause, name in CLAUSE_FILES.items()}
+    return {clause: read_page(folder / f"{name}.py") for clause, name in (CLAUSE_FILES | TESTED_ELSEWHERE).items()}
 
 
 def page_for(code_or_clause: str) -> Page | None:

@@ -7,12 +7,14 @@ is not tested.
 
 from __future__ import annotations
 
+import functools
 import inspect
 import sys
+import threading
 import warnings
 import weakref
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, final
 
@@ -96,8 +98,8 @@ def checkable(model: object, batch: Any, forward: Forward | None = None) -> Chec
     original = getattr(module, "_orig_mod", None)
     if isinstance(original, nn.Module) and type(module).__name__ == "OptimizedModule":
         module = original
-    _require_weights(module)
     require_batch(module, batch, forward)
+    _require_weights(module, batch, forward)
     notes = ("compiled: checked as it was written, without its kernels",) if _is_compiled(module, model) else ()
     return Checkable(module, batch, forward, type(module).__name__, notes=notes)
 
@@ -105,12 +107,41 @@ def checkable(model: object, batch: Any, forward: Forward | None = None) -> Chec
 @contextmanager
 def written_form() -> Iterator[None]:
     """Whatever is compiled runs as it was written: its kernels have no lines, and each batch size is another graph."""
-    if "torch._dynamo" not in sys.modules:
+    with ExitStack() as stack:
+
+        def as_written() -> None:
+            stack.enter_context(torch.compiler.set_stance("force_eager"))
+            stack.enter_context(warnings.catch_warnings())
+            message = "Using `torch.compile\\(module\\)` when there are global hooks"
+            warnings.filterwarnings("ignore", message=message)
+
+        if "torch._dynamo" in sys.modules:
+            as_written()
+        else:  # loading the compiler takes a second, so it waits until the model asks for it
+            stack.enter_context(_at_first_compile(as_written))
         yield
-        return
-    with torch.compiler.set_stance("force_eager"), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Using `torch.compile\\(module\\)` when there are global hooks")
+
+
+@contextmanager
+def _at_first_compile(act: Callable[[], None]) -> Iterator[None]:
+    """Call `act` before the first `torch.compile` inside this context, torch's own (`torch.cond`) included."""
+    compile_ = torch.compile
+    lock = threading.Lock()
+
+    @functools.wraps(compile_)
+    def compiling(*arguments: Any, **named: Any) -> Any:
+        with lock:
+            if torch.compile is compiling:
+                torch.compile = compile_
+                act()
+        return compile_(*arguments, **named)
+
+    torch.compile = compiling
+    try:
         yield
+    finally:
+        if torch.compile is compiling:
+            torch.compile = compile_
 
 
 @final
@@ -254,18 +285,36 @@ def _is_compiled(module: nn.Module, given: object) -> bool:
     )
 
 
-def _require_weights(module: nn.Module) -> None:
-    """Refuse what has no numbers to compute with: a first pass would make them, and that cannot be undone."""
-    for name, tensor in (*module.named_parameters(), *module.named_buffers()):
-        if is_lazy(tensor):
-            raise UsageError(
-                f"`{name}` is not initialised yet: a lazy module takes its shape from the first batch",
-                expected="a model that has run",
-                fix="run model(batch) once, then check it",
-            )
-        if tensor.is_meta:
+def _require_weights(module: nn.Module, batch: Any, forward: Forward | None) -> None:
+    """Refuse what has no numbers to compute with; a lazy module that the pass does not reach does not matter."""
+    tensors = [*module.named_parameters(), *module.named_buffers()]
+    for name, tensor in tensors:
+        if tensor.is_meta and not is_lazy(tensor):
             raise UsageError(
                 f"`{name}` is on the meta device: it has a shape and no numbers",
                 expected="a model with weights",
                 fix="model.to_empty(device=...), then load_state_dict(...)",
             )
+    if not any(is_lazy(tensor) for _, tensor in tensors):
+        return
+    paths = discover(module).paths()
+
+    def refuse(inner: nn.Module, _: Any) -> None:
+        own = (*inner.named_parameters(recurse=False), *inner.named_buffers(recurse=False))
+        name = next((name for name, tensor in own if is_lazy(tensor)), None)
+        if name is not None:
+            raise UsageError(
+                f"`{paths.get(id(inner), '')}.{name}`".replace("`.", "`")
+                + " is not initialised yet: a lazy module takes its shape from the first batch",
+                expected="a model that has run",  # a first pass would make it so, and that cannot be undone
+                fix="run model(batch) once, then check it",
+            )
+
+    before = read_state(module)
+    handle = register_module_forward_pre_hook(refuse)
+    try:
+        with torch.no_grad(), written_form():
+            call(module, copied(batch), forward)
+    finally:
+        handle.remove()
+        before.put_back()

@@ -9,6 +9,7 @@ import torch
 
 from evalmode.checking.subject import Subject
 from evalmode.observe.batching import BatchAxis
+from evalmode.observe.layouts import replaced_rows, through_dense
 from evalmode.observe.tree import map_leaves, tensor_leaves
 
 __all__ = ["beside", "companion_kinds"]
@@ -32,7 +33,8 @@ def beside(subject: Subject, batch: Any, order: Sequence[int], subjects: Sequenc
         return subject.samples(_others(order, subjects, axis.size - len(order)))
     chosen, change = set(subjects), _CHANGES[kind]
     if axis.listed:
-        return [leaf if i in chosen or not leaf.is_floating_point() else change(leaf) for i, leaf in enumerate(batch)]
+        kept = (i in chosen or not _is_content("", leaf) for i, leaf in enumerate(batch))
+        return [leaf if keep else through_dense(change, leaf) for keep, leaf in zip(kept, batch, strict=True)]
     changed = False
     replaced = [position for position in range(len(order)) if position not in chosen]
 
@@ -41,10 +43,8 @@ def beside(subject: Subject, batch: Any, order: Sequence[int], subjects: Sequenc
         shifted = kind == "shifted companions" and leaf.dim() > 1 and "mask" not in path.lower()
         if path not in axis.paths or not (shifted or _is_content(path, leaf)):
             return leaf
-        rows = torch.tensor(replaced, device=leaf.device)
-        new = change(leaf.index_select(axis.axis, rows))
         changed = True
-        return leaf.index_copy(axis.axis, rows, new.to(leaf.dtype))
+        return replaced_rows(leaf, axis.axis, replaced, change)
 
     mapped = map_leaves(lambda path, leaf: at(path, leaf) if isinstance(leaf, torch.Tensor) else leaf, batch)
     return mapped if changed else None

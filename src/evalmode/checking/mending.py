@@ -26,7 +26,7 @@ def mended(model: nn.Module, paths: Sequence[str]) -> Iterator[None]:
     """Inside this context the modules of `model` at `paths` see one sample at a time, and batch norms are fixed."""
     found = discover(model)
     named = {path: module for module in found.modules for path in [found.paths().get(id(module))] if path is not None}
-    flags = [module for module in found.modules if module.training and not isinstance(module, torch.jit.ScriptModule)]
+    flags = [module for module in found.modules if not isinstance(module, torch.jit.ScriptModule) and module.training]
     forwards: list[tuple[nn.Module, Any]] = []
     for module in flags:
         module.training = False

@@ -80,7 +80,7 @@ def _evaluation_values(name: str, value: object) -> tuple[object, ...]:
 
 def _unheard(subject: Subject, module: nn.Module, path: str) -> list[OwnFlag]:
     """Plain attributes that the module's own `eval()` sets: a parent's `eval()` calls `train(False)`, never it."""
-    if "eval" not in overrides_of(module) or module.training or frozen_mode(module) is not None:
+    if "eval" not in overrides_of(module) or frozen_mode(module) is not None or module.training:
         return []
     before = _plain_attributes(module)
     try:
@@ -106,7 +106,7 @@ def _plain_attributes(module: nn.Module) -> dict[str, Any]:
 def _tried(subject: Subject, module: nn.Module, path: str, name: str, wanted: object) -> OwnFlag | None:
     """The flag, if another value changes what the model draws or gives; None if it changes nothing or fails."""
     value = module.__dict__[name]
-    as_it_is = subject.observation()
+    as_it_is = subject.observe()
     run = subject.bare_pass()
     module.__dict__[name] = wanted
     try:

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from evalmode.certificate import Certificate, ClauseResult
+from evalmode.certificate import Certificate, ClauseResult, through_text
 from evalmode.checking.catalog import CLAUSE_FILES, COMPARED, WATCHED, WHITE_BOX, examiner
 from evalmode.checking.checkable import Checkable, checkable, written_form
 from evalmode.checking.examination import Examination
@@ -189,7 +189,7 @@ def _tested(clause: str, subject: Subject, patterns: Sequence[str]) -> ClauseRes
     if errors or causes:
         verdict = Verdict.BROKEN
         parts = [f"{finding.code} {finding.summary}" for finding in errors]
-        evidence = "; ".join([*parts, *(f"through {path or 'the model'}, see {code}" for code, path in causes)])
+        evidence = "; ".join([*parts, *(through_text(code, path) for code, path in causes)])
         if not errors and all(_allowed(path, patterns) for _, path in causes):
             verdict = Verdict.ALLOWED
     elif judged:
@@ -209,6 +209,7 @@ def _tested(clause: str, subject: Subject, patterns: Sequence[str]) -> ClauseRes
         verdict=verdict,
         probes=examined.probes,
         evidence=evidence,
+        through=tuple(causes),
         notes=examined.notes,
         measured=examined.measured,
     )
@@ -229,7 +230,7 @@ def _told_before(subject: Subject, finding: Finding) -> tuple[str, str] | None:
 
 def _out_of_sight(clause: str, subject: Subject) -> str:
     """Why `clause` can say nothing about the subject; empty where it can be tested."""
-    if clause in COMPARED and not subject.tensors(subject.observation().outputs):
+    if clause in COMPARED and not subject.first_pass().outputs:
         return "no tensor among the outputs, so nothing can be compared"
     if not subject.opaque:
         return ""
@@ -252,7 +253,7 @@ def _switched(model: nn.Module) -> bool:
 
     An exported program's module says `training=True` whatever it was exported in, and refuses `eval()`.
     """
-    if not model.training or is_exported(model):
+    if not getattr(model, "training", False) or is_exported(model):  # a frozen TorchScript module has no flag
         return False
     try:
         model.eval()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
@@ -10,21 +11,24 @@ from typing import Any
 import torch
 from torch import nn
 
+from evalmode.checking.first_pass import FirstPass, look_at
 from evalmode.errors import ModelRunError, UsageError
 from evalmode.finding import Finding, Place
 from evalmode.observe.batching import BatchAxis, find_batch_axis, select_samples
+from evalmode.observe.other_threads import following_threads
 from evalmode.observe.state import ModelState, read_state
 from evalmode.observe.still import still
 from evalmode.observe.streams import seed_streams
 from evalmode.observe.tree import describe, map_tensors, same_bits, tensor_leaves
-from evalmode.observe.watch import Observation, watch
+from evalmode.observe.values import value_leaves
+from evalmode.observe.watch import Draw, Observation, watch
 from evalmode.observe.wide import WideUnsupportedError, wide, widened
-from evalmode.predictor.calling import call
+from evalmode.predictor.calling import call, reason_of
 
 __all__ = ["Outputs", "Selection", "Subject", "copied"]
 
 Outputs = dict[str, torch.Tensor]
-"""Every tensor of an output by its path."""
+"""Every tensor of an output by its path, and every array and number as one."""
 Selection = str | int | Callable[[Any], Any] | None
 """Which part of the outputs counts: a key or attribute, a position, a function, or all of it."""
 
@@ -71,6 +75,8 @@ class Subject:
         self.mending: Callable[[], AbstractContextManager[Any]] = nullcontext  # what passes are run inside
         self.given_outputs: Outputs | None = None  # of the given batch, kept by the first clause that ran it
         self._observation: Observation | None = None
+        self._first_pass: FirstPass | None = None
+        self._draws: list[Draw] | None = None
 
     def prepare(self) -> None:
         """Bring the model back to the state in which every pass starts, and start the random streams anew."""
@@ -84,7 +90,7 @@ class Subject:
             for owner, module, own in self.state.attributes
         ]
         self.state = replace(self.state, attributes=attributes)
-        self._observation = None
+        self._observation = self._first_pass = self._draws = self.given_outputs = None
         self.prepare()
 
     def put_back_batch(self) -> None:
@@ -108,19 +114,19 @@ class Subject:
         Raises:
             WideUnsupportedError: an operator has no fp64 form.
         """
-        wide_batch = widened(self.batch if batch is None else batch)
+        narrow = self.batch if batch is None else batch
         try:
-            return self._run(wide_batch, wide())
+            return self._run(narrow, wide(), taken=widened)
         except ModelRunError as error:  # it ran as it is, so fp64 is the reason
             if isinstance(error.__cause__, WideUnsupportedError):
                 raise error.__cause__ from error
         try:
-            return self._run(wide_batch, wide(self.model))
+            return self._run(narrow, wide(self.model), taken=widened)
         except ModelRunError as error:
             cause = error.__cause__
             if isinstance(cause, WideUnsupportedError):
                 raise cause from error
-            raise WideUnsupportedError(f"the model ({cause})") from error
+            raise WideUnsupportedError(f"the model ({reason_of(cause or error)})") from error
 
     def samples(self, positions: Sequence[int]) -> Any:
         """The batch made of the given samples; only with a batch axis."""
@@ -129,23 +135,58 @@ class Subject:
         return select_samples(self.batch, self.axis, positions)
 
     def observation(self) -> Observation:
-        """What a watched pass on the given batch did; watched once and kept."""
+        """What a watched pass on the given batch did; watched once and kept, without its outputs."""
         if self._observation is None:
             self._observation = self.observe()
+            self._observation.outputs = None
+            self._put_back()
+            self._observation.note_kept()
         return self._observation
+
+    def first_pass(self) -> FirstPass:
+        """What a plain pass on the given batch gave and moved; run once and kept."""
+        if self._first_pass is None:
+            self._put_back()
+            self.passes += 1
+            one_pass = functools.partial(call, self.model, self.batch, self.forward)
+            self._first_pass = look_at(one_pass, self.tensors, self.state, self.seed)
+            self.given_outputs = self._first_pass.outputs
+            self._put_back()
+        return self._first_pass
+
+    def draws(self) -> list[Draw]:
+        """The random draws of a pass on the given batch whose numbers vary; found once and kept.
+
+        Numbers stay the same where a stream starts from the same state in a later pass from another seed: a generator
+        of the pass's own that is seeded anew, or the process's stream, seeded and given back as it was.
+        """
+        if self._draws is None:
+            found = self._draws = self.observation().draws
+            moved = bool(found) and any(name.startswith(("torch", "cuda")) for name in self.first_pass().streams)
+            if any(draw.own_stream or not moved for draw in found):
+                run = self.bare_pass()
+                run()
+                again = watch(functools.partial(run, self.seed + 1), self.model).draws
+                fixed = {
+                    id(draw)
+                    for draw, other in zip(found, again, strict=False)
+                    if draw.start == other.start and draw.place == other.place and (draw.own_stream or not moved)
+                }
+                self._draws = [draw for draw in found if id(draw) not in fixed]
+        return self._draws
 
     def observe(self) -> Observation:
         """Watch one more pass on the given batch."""
         return watch(self.bare_pass(), self.model, self.state)
 
-    def bare_pass(self, batch: Any = None) -> Callable[[], Any]:
-        """One forward pass, from the kept state and streams, as a function to be watched."""
+    def bare_pass(self, batch: Any = None) -> Callable[..., Any]:
+        """One forward pass, from the kept state and streams, as a function to be watched; it takes another seed."""
         chosen = self.batch if batch is None else batch
         self._put_back()
 
-        def one_pass() -> Any:
+        def one_pass(seed: int = self.seed) -> Any:
             self.passes += 1
-            seed_streams(self.seed)
+            seed_streams(seed)
             with torch.no_grad(), self._stillness():
                 return call(self.model, chosen, self.forward)
 
@@ -178,22 +219,29 @@ class Subject:
         return bool(place.file) and any(finding.place == place for finding in self.findings)
 
     def tensors(self, outputs: Any) -> Outputs:
-        """The tensors that count, of what the model gave."""
-        return {path or "output": leaf.detach() for path, leaf in tensor_leaves(_selected(outputs, self.selection))}
+        """What counts of what the model gave, as tensors: numpy arrays and plain numbers too."""
+        return {path or "output": leaf.detach() for path, leaf in value_leaves(_selected(outputs, self.selection))}
 
-    def _run(self, batch: Any, context: AbstractContextManager[Any], *, restore: bool = True) -> Outputs:
+    def _run(
+        self,
+        batch: Any,
+        context: AbstractContextManager[Any],
+        *,
+        restore: bool = True,
+        taken: Callable[[Any], Any] = lambda batch: batch,
+    ) -> Outputs:
         if restore:
             self._put_back()
         self.passes += 1
         seed_streams(self.seed)
         with torch.no_grad(), self._stillness(), context:
-            raw = call(self.model, copied(batch), self.forward)
+            raw = call(self.model, copied(taken(batch)), self.forward)
         return {path: leaf.clone() for path, leaf in self.tensors(raw).items()}
 
     @contextmanager
     def _stillness(self) -> Iterator[None]:
         quiet = still() if self.stilled else nullcontext()  # type: ignore[no-untyped-call]
-        with quiet, self.mending():
+        with following_threads(), quiet, self.mending():
             yield
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import textwrap
 from typing import Annotated
 
 import typer
@@ -37,9 +38,14 @@ def explain_topic(
     codes = [code for known in pages().values() for code in known.codes]
     raise UsageError(
         f"there is no page for {topic!r}",
-        expected=f"a code ({', '.join(codes)}) or a clause ({', '.join(CLAUSES)})",
+        expected=_wrapped(f"a code ({', '.join(codes)}) or a clause ({', '.join(CLAUSES)})"),
         fix=_nearest_code(topic.strip(), codes) or nearest(topic.strip().lower(), [*CLAUSES]) or None,
     )
+
+
+def _wrapped(text: str) -> str:
+    """A long list over several lines, as it stands behind `expected:` in a message."""
+    return ("\n" + " " * 12).join(textwrap.wrap(text, 66, break_on_hyphens=False))
 
 
 def _nearest_code(topic: str, codes: list[str]) -> str:

@@ -27,10 +27,11 @@ def workflow_commands(certificate: Certificate, *, unicode: bool = True) -> list
         if finding.severity in _LEVELS
     ]
     told = {finding.clause for finding in certificate.findings if finding.severity is Severity.ERROR}
-    for result in certificate.clauses:
-        elsewhere = ", see EM" in result.evidence  # the finding that breaks it has a line of its own
-        if result.verdict is Verdict.BROKEN and result.clause not in told and not elsewhere:
-            lines.append(_command("error", {"title": result.clause}, result.evidence, unicode=unicode))
+    lines.extend(
+        _command("error", {"title": result.clause}, result.evidence, unicode=unicode)
+        for result in certificate.clauses
+        if result.verdict is Verdict.BROKEN and result.clause not in told and not result.through
+    )
     return lines
 
 

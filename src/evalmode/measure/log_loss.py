@@ -36,8 +36,8 @@ Good, "Rational decisions", J. R. Stat. Soc. B 14 (1952); sklearn.metrics.log_lo
 
 from __future__ import annotations
 
+import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from evalmode.errors import BatchError
@@ -73,8 +73,13 @@ def log_loss_per_sample(logits: Tensor, target: Tensor) -> Tensor:
             explain="finite",
         )
     indices = class_indices(target, classes=scores.shape[1], metric="log loss")
+    # numpy, not torch: torch computes the last few elements of a tensor with other functions than the rest, so that a
+    # sample's bits would depend on how many samples are beside it.
+    rows = np.ascontiguousarray(scores.numpy())
+    highest = rows.max(1)
+    chosen = rows[np.arange(len(rows)), indices.numpy()]
     # Adding 0.0 turns the -0.0 of a certain answer into 0.0.
-    return -F.log_softmax(scores, 1).gather(1, indices[:, None])[:, 0] + 0.0
+    return torch.from_numpy(np.log(np.exp(rows - highest[:, None]).sum(1)) - (chosen - highest) + 0.0)
 
 
 def binary_log_loss_per_sample(logits: Tensor, target: Tensor) -> Tensor:
@@ -89,7 +94,7 @@ def binary_log_loss_per_sample(logits: Tensor, target: Tensor) -> Tensor:
     scores = columns(logits, metric="binary log loss", what="logits")
     positive = class_indices(target, classes=2, metric="binary log loss").bool()
     towards_wrong = torch.where(positive, -scores, scores)
-    return torch.logaddexp(towards_wrong, torch.zeros_like(towards_wrong))
+    return torch.from_numpy(np.logaddexp(towards_wrong.numpy(), 0.0))
 
 
 def log_loss_of_probabilities_per_sample(probabilities: Tensor, target: Tensor) -> Tensor:
@@ -112,7 +117,8 @@ def log_loss_of_probabilities_per_sample(probabilities: Tensor, target: Tensor) 
             fix="for logits use metrics = ['log loss']",
         )
     indices = class_indices(target, classes=rows.shape[1], metric=name)
-    return -rows.gather(1, indices[:, None])[:, 0].log() + 0.0
+    with np.errstate(divide="ignore"):  # the true class at probability 0: an infinite loss, and rightly so
+        return torch.from_numpy(-np.log(rows.gather(1, indices[:, None])[:, 0].numpy()) + 0.0)
 
 
 LOG_LOSS = Metric("log loss", log_loss_per_sample)

@@ -12,6 +12,7 @@ from torch import nn
 
 from evalmode.errors import EvalmodeWarning, UsageError
 from evalmode.mode.backward import guard_backward, unguard_backward
+from evalmode.mode.derived import require_fresh
 from evalmode.mode.discover import Discovery, discover
 from evalmode.mode.grad_mode import GradHold, OnBackward, hold_grad_mode, release_grad_mode
 from evalmode.mode.ledger import ModeHold, hold_modes, read_flag, release_modes
@@ -155,6 +156,7 @@ class Session:
                 fix="leave inference mode first: with torch.inference_mode(False)",
             )
         found = discover(*self.models)
+        require_fresh(found.modules)
         kept = select_modules(wishes.keep_training, found, "keep_training") if wishes.keep_training != () else {}
         self.modes = ModeHold(found, frozenset(kept))
         hold_modes(self.modes)

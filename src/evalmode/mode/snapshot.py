@@ -14,9 +14,10 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode, _get_current_dispatch_mode_stack, _pop_mode
+from torch.utils._python_dispatch import _get_current_dispatch_mode_stack, _pop_mode
 
 from evalmode.errors import EvalmodeWarning
+from evalmode.mode.dispatch_mode import DispatchMode
 
 __all__ = ["Changes", "WriteWatch"]
 
@@ -73,7 +74,7 @@ class Changes:
             written.storage.copy_(written.before, False)
 
 
-class WriteWatch(TorchDispatchMode):
+class WriteWatch(DispatchMode):
     """Notices every write to a storage of the given modules; `current` says which override is running."""
 
     def __init__(self, modules: Sequence[nn.Module]) -> None:

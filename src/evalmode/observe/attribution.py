@@ -12,8 +12,11 @@ import os
 import sys
 import sysconfig
 import threading
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from types import FrameType, TracebackType
-from typing import Any, Self
+from typing import Self
 
 import torch
 from torch import nn
@@ -21,14 +24,24 @@ from torch.nn.modules.module import register_module_forward_hook, register_modul
 
 from evalmode.finding import Place
 from evalmode.mode.discover import discover
+from evalmode.observe.other_threads import followed_by, following_threads
 
-__all__ = ["ModuleStack", "is_installed", "is_user_file", "module_paths", "place_of"]
+__all__ = ["ModuleStack", "handed_from", "is_installed", "is_user_file", "module_paths", "place_of"]
 
 _TORCH = os.path.dirname(os.path.abspath(torch.__file__)) + os.sep
 _EVALMODE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 _STANDARD = tuple(sorted({os.path.abspath(sysconfig.get_paths()[name]) + os.sep for name in ("stdlib", "platstdlib")}))
 _INSTALLED = (os.sep + "site-packages" + os.sep, os.sep + "dist-packages" + os.sep)
 _MODULE_CALL = nn.Module._call_impl.__code__  # noqa: SLF001 - the frame that separates one module from the next
+
+
+class _Here(threading.local):
+    """The line that handed this thread its work, if it is followed."""
+
+    origin: Place | None = None
+
+
+_here = _Here()
 
 
 def module_paths(model: nn.Module) -> dict[int, str]:
@@ -49,7 +62,8 @@ def place_of(module: str, *, within_module: bool = False, frame: FrameType | Non
     """The place of what happens right now: `module` and the line of the user's code that leads here.
 
     The walk ends where evalmode called the model, so that the line of the `check` call is never blamed. With
-    `within_module`, it ends at the call of the module on top: a line outside of it is no line.
+    `within_module`, it ends at the call of the module on top: a line outside of it is no line. On another thread
+    without a line of its own, it is the line that handed the work over.
     """
     current: FrameType | None = frame if frame is not None else sys._getframe(1)  # noqa: SLF001 - the documented way to a stack
     chosen: FrameType | None = None
@@ -66,7 +80,8 @@ def place_of(module: str, *, within_module: bool = False, frame: FrameType | Non
             chosen = chosen or current
         current = current.f_back
     if chosen is None:
-        return Place(module=module)
+        handed = _here.origin if current is None else None
+        return Place(module=module) if handed is None else replace(handed, module=module)
     return line_place(module, chosen.f_code.co_filename, chosen.f_lineno)
 
 
@@ -84,8 +99,24 @@ def _is_calling_rule(frame: FrameType) -> bool:
     return frame.f_globals.get("__name__") in ("evalmode.predictor.calling", "evalmode.checking.subject")
 
 
+def handed_from() -> Place | None:
+    """The line that handed this thread its work; None on the thread of the forward pass itself."""
+    return _here.origin
+
+
+@dataclass(frozen=True, slots=True)
+class _Running:
+    """A module that is running, its path, and whether gradients were on when it was entered."""
+
+    module: nn.Module
+    path: str
+    gradients: bool
+
+
 class ModuleStack:
     """The modules that are running on this thread, by path, while the context is open.
+
+    A thread that the forward pass hands work to goes on from the modules that ran where it was handed over.
 
     Example:
         >>> model = nn.Sequential(nn.ReLU())
@@ -99,39 +130,69 @@ class ModuleStack:
 
     def __init__(self, model: nn.Module | None) -> None:
         self.paths = module_paths(model) if model is not None else {}
-        self.running: list[tuple[nn.Module, str]] = []
-        self._thread = threading.get_ident()
-        self._handles: list[Any] = []
+        self._threads: dict[int, list[_Running]] = {}
+        self._open = ExitStack()
+
+    @property
+    def running(self) -> list[_Running]:
+        """What runs on this thread, the innermost last; nothing on a thread that is not followed."""
+        return self._threads.get(threading.get_ident(), [])
 
     @property
     def top(self) -> str:
         """The path of the innermost module that is running, `""` for the model itself."""
-        return self.running[-1][1] if self.running else ""
+        running = self.running
+        return running[-1].path if running else ""
 
     @property
     def module(self) -> nn.Module | None:
         """The innermost module that is running."""
-        return self.running[-1][0] if self.running else None
+        running = self.running
+        return running[-1].module if running else None
 
     @property
     def top_is_known(self) -> bool:
         """Whether the innermost running module belongs to the model: it was not built inside `forward`."""
-        return not self.running or id(self.running[-1][0]) in self.paths
+        module = self.module
+        return module is None or id(module) in self.paths
 
     def __enter__(self) -> Self:
-        self._thread = threading.get_ident()
-        self._handles = [
-            register_module_forward_pre_hook(self._before),
-            register_module_forward_hook(self._after, always_call=True),
-        ]
+        self._threads = {threading.get_ident(): []}
+        with ExitStack() as stack:
+            for handle in (
+                register_module_forward_pre_hook(self._before),
+                register_module_forward_hook(self._after, always_call=True),
+            ):
+                stack.callback(handle.remove)
+            stack.enter_context(following_threads())
+            stack.enter_context(followed_by(self))
+            self._open = stack.pop_all()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for handle in self._handles:
-            handle.remove()
-        self.running.clear()
+        self._open.close()
+        self._threads = {}
+
+    def hand_over(self) -> Callable[[], AbstractContextManager[object]]:
+        """Go on, on the thread that enters the context, from what runs here."""
+        running, origin = tuple(self.running), place_of(self.top)
+        return lambda: self._resumed(running, origin)
+
+    @contextmanager
+    def _resumed(self, running: tuple[_Running, ...], origin: Place) -> Iterator[None]:
+        thread = threading.get_ident()
+        before = self._threads.get(thread), _here.origin
+        self._threads[thread], _here.origin = list(running), origin
+        try:
+            yield
+        finally:
+            _here.origin = before[1]
+            if before[0] is None:
+                self._threads.pop(thread, None)
+            else:
+                self._threads[thread] = before[0]
 
     def path_of(self, module: nn.Module) -> str:
         """The path of `module`; one built inside `forward` is named after the module that built it."""
@@ -140,22 +201,18 @@ class ModuleStack:
         return ".".join(part for part in (self.top, f"<{type(module).__name__} built in forward>") if part)
 
     def _before(self, module: nn.Module, arguments: object) -> None:
-        if threading.get_ident() == self._thread:
-            self.running.append((module, self.path_of(module)))
-            self.entered(module)
+        running = self._threads.get(threading.get_ident())
+        if running is not None:
+            running.append(_Running(module, self.path_of(module), torch.is_grad_enabled()))
 
     def _after(self, module: nn.Module, arguments: object, output: object) -> None:
-        if threading.get_ident() != self._thread:
-            return
-        while self.running:  # a module whose hooks were cut short by an exception is dropped with its caller
-            if self.running[-1][0] is module:
-                self.left(module)
-                self.running.pop()
+        running = self.running
+        while running:  # a module whose hooks were cut short by an exception is dropped with its caller
+            if running[-1].module is module:
+                self.left(running[-1].gradients)
+                running.pop()
                 return
-            self.running.pop()
+            running.pop()
 
-    def entered(self, module: nn.Module) -> None:
-        """Called when `module` has become the innermost one; for subclasses that watch more."""
-
-    def left(self, module: nn.Module) -> None:
-        """Called before `module` stops being the innermost one."""
+    def left(self, gradients: bool) -> None:
+        """Called before the innermost module stops being it; `gradients` is the mode in which it was entered."""

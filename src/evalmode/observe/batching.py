@@ -14,9 +14,13 @@ from typing import Any
 
 import torch
 
+from evalmode.observe.layouts import divisible, picked_rows
 from evalmode.observe.tree import map_leaves, same_bits, tensor_leaves
 
 __all__ = ["BatchAxis", "Layout", "difference", "find_batch_axis", "layout_between", "rows_agree", "select_samples"]
+
+
+_PIECE = 1 << 17  # values that are compared at a time: in fp64 and several copies, a whole activation would be too much
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,20 +58,31 @@ def find_batch_axis(batch: Any, axis: int | str = "auto") -> BatchAxis | str:
     tensors = [(path, leaf) for path, leaf in tensor_leaves(batch) if leaf.dim() > 0]
     if not tensors:
         return "the batch holds no tensor with an axis"
+    whole = next((leaf for _, leaf in tensors if not divisible(leaf)), None)
+    if whole is not None:
+        kind = "block-sparse tensor" if type(whole) is torch.Tensor else type(whole).__name__
+        return f"it holds a {kind}, which cannot be divided into samples"
     if isinstance(axis, int):
-        having = [(path, leaf) for path, leaf in tensors if -leaf.dim() <= axis < leaf.dim()]
+        having = [(path, leaf) for path, leaf in tensors if _has_axis(leaf, axis)]
         if not having:
             return f"no tensor of the batch has axis {axis}"
-        size = having[0][1].shape[axis]
-        return BatchAxis(axis, size, frozenset(path for path, leaf in having if leaf.shape[axis] == size))
+        size = having[0][1].size(axis)
+        if size == 0:
+            return "the batch is empty"
+        return BatchAxis(axis, size, frozenset(path for path, leaf in having if leaf.size(axis) == size))
     if isinstance(batch, list) and all(isinstance(item, torch.Tensor) for item in batch) and len(batch) > 1:
         return BatchAxis(0, len(batch), frozenset(), listed=True)
-    sizes = sorted({leaf.shape[0] for _, leaf in tensors})
+    sizes = sorted({leaf.size(0) for _, leaf in tensors})
     if len(sizes) > 1:
         return f"its tensors differ in their first axis ({' and '.join(map(str, sizes[:3]))}): declare batch_axis="
     if sizes[0] == 0:
         return "the batch is empty"
     return BatchAxis(0, sizes[0], frozenset(path for path, _ in tensors))
+
+
+def _has_axis(tensor: torch.Tensor, axis: int) -> bool:
+    """Whether samples may lie along `axis`: of a nested tensor along the first only."""
+    return axis in {0, -tensor.dim()} if tensor.is_nested else -tensor.dim() <= axis < tensor.dim()
 
 
 def select_samples(batch: Any, axis: BatchAxis, positions: Sequence[int]) -> Any:
@@ -84,7 +99,7 @@ def select_samples(batch: Any, axis: BatchAxis, positions: Sequence[int]) -> Any
     def at(path: str, leaf: Any) -> Any:
         if path not in axis.paths:
             return leaf
-        return leaf.index_select(axis.axis, torch.tensor(positions, dtype=torch.long, device=leaf.device))
+        return picked_rows(leaf, axis.axis, positions)
 
     return map_leaves(at, batch)
 
@@ -121,9 +136,17 @@ def readings(tensor: torch.Tensor, layout: Layout, size: int, positions: Sequenc
     for choice in itertools.islice(itertools.product(*choices), 4):
         rows_of = tensor
         for axis, indices in choice:
-            rows_of = rows_of.index_select(axis, torch.tensor(indices, dtype=torch.long, device=tensor.device))
+            rows_of = _picked(rows_of, axis, indices)
         found.append(rows_of)
     return found
+
+
+def _picked(tensor: torch.Tensor, axis: int, indices: Sequence[int]) -> torch.Tensor:
+    """A view where the indices lie side by side, else a copy."""
+    start = indices[0] if indices else 0
+    if list(indices) == list(range(start, start + len(indices))):
+        return tensor.narrow(axis, start, len(indices))
+    return tensor.index_select(axis, torch.tensor(indices, dtype=torch.long, device=tensor.device))
 
 
 def rows_agree(
@@ -163,11 +186,21 @@ def difference(first: torch.Tensor, second: torch.Tensor) -> tuple[float, float]
         return float("inf"), 1.0
     if first.numel() == 0:
         return 0.0, 0.0
+    found = [_piece_difference(one, other) for one, other in zip(_pieces(first), _pieces(second), strict=True)]
+    return max(gap for gap, _ in found), max(scale for _, scale in found)
+
+
+def _pieces(tensor: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    dense = tensor.detach() if tensor.layout is torch.strided else tensor.detach().to_dense()
+    return torch.split(dense.reshape(-1), _PIECE)
+
+
+def _piece_difference(first: torch.Tensor, second: torch.Tensor) -> tuple[float, float]:
     one, other = _as_double(first), _as_double(second)
     same = (one == other) | (one.isnan() & other.isnan())
-    gaps = torch.where(same, torch.zeros_like(one.abs()), (one - other).abs())
+    gaps = (one - other).abs().masked_fill(same, 0.0)
     gap = gaps.nan_to_num(nan=float("inf"), posinf=float("inf")).max().item()
-    magnitudes = torch.cat([one.abs().flatten(), other.abs().flatten()])
+    magnitudes = torch.cat([one.abs(), other.abs()])
     finite = magnitudes[magnitudes.isfinite()]
     return float(gap), float(finite.max().item()) if finite.numel() else 0.0
 

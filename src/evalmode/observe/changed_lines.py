@@ -5,7 +5,8 @@ Slow by design: it runs only after a pass is known to have changed it.
 
 from __future__ import annotations
 
-import sys
+import contextlib
+import copy
 from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import Any
@@ -14,6 +15,8 @@ from torch import nn
 
 from evalmode.finding import Place
 from evalmode.observe.attribution import ModuleStack, is_installed, is_user_file, line_place
+from evalmode.observe.line_tracer import LineTracer
+from evalmode.observe.other_threads import followed_by
 from evalmode.observe.state import Difference, StateChange
 
 __all__ = ["changed_lines"]
@@ -28,25 +31,22 @@ def changed_lines(
     """
     with ModuleStack(model) as stack:
         tracer = _LineTracer(stack, differences)
-        previous = sys.gettrace()
-        sys.settrace(tracer.call)
-        try:
+        with followed_by(tracer), tracer:
             run()
-        finally:
-            sys.settrace(previous)
-            tracer.compare()
     return tracer.found
 
 
-class _LineTracer:
+class _LineTracer(LineTracer):
     """Remembers the last line of user code and looks, at the next event, what it changed."""
 
     def __init__(self, stack: ModuleStack, differences: Sequence[Difference]) -> None:
+        super().__init__()
         self.found: dict[StateChange, Place] = {}
         self._stack = stack
-        self._pending = list(differences)
-        self._frames: list[tuple[FrameType, str]] = []
-        self._last: tuple[str, str, int] | None = None
+        self._pending = [difference for difference in differences if not difference.differs()]
+        self._frames: list[tuple[FrameType, str]]
+        self._last: tuple[str, str, int] | None
+        self.begin()
         self._is_user: dict[str, bool] = {}
 
     def call(self, frame: FrameType, event: str, argument: Any) -> Any:
@@ -73,8 +73,20 @@ class _LineTracer:
         if self._last is None:
             return
         for difference in [item for item in self._pending if item.differs()]:
-            self.found[difference.change] = line_place(*self._last)
-            self._pending.remove(difference)
+            with contextlib.suppress(ValueError):  # another thread has told it meanwhile
+                self._pending.remove(difference)
+                self.found[difference.change] = line_place(*self._last)
+
+    def on_another_thread(self) -> _LineTracer:
+        """One that adds to what this one has found."""
+        other = copy.copy(self)
+        other.begin()
+        return other
+
+    def begin(self) -> None:
+        """Forget where this thread is, but not what is looked for."""
+        self._frames = []
+        self._last = None
 
     def _line_of(self, position: int) -> tuple[str, str, int]:
         """The line of a running function; code of the user's own is preferred to a package it calls in one module."""

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import array
 import hashlib
+import numbers
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 
+from evalmode.observe.entries import attributes_of, slots_of
 from evalmode.observe.tree import tensor_bytes
 
 __all__ = ["content_digest", "held_tensors"]
@@ -44,8 +48,11 @@ def _parts(value: Any, depth: int) -> Iterator[bytes]:
         yield f"{value.dtype} {tuple(value.shape)} {value.requires_grad}".encode()
         if not value.is_meta:
             yield tensor_bytes(value)
-    elif isinstance(value, bool | int | float | complex | str | bytes | type(None)):
+    elif isinstance(value, numbers.Number | np.generic | str | bytes | bytearray | type(None)):
         yield repr(value).encode()
+    elif isinstance(value, np.ndarray | array.array):
+        yield f"{value.shape} {value.dtype}".encode() if isinstance(value, np.ndarray) else b""
+        yield value.tobytes()
     elif isinstance(value, set | frozenset):
         yield "".join(sorted(content_digest(item) for item in list(value)[:_PARTS])).encode()
     elif depth < _DEPTH:
@@ -61,5 +68,7 @@ def _items(value: Any, depth: int) -> list[Any]:
         return [part for pair in list(value.items())[:_PARTS] for part in pair]
     if isinstance(value, list | tuple | set | frozenset) or type(value).__name__ == "deque":
         return list(value)[-_PARTS:]
-    own = getattr(value, "__dict__", None)
-    return list(own.values())[:_PARTS] if isinstance(own, dict) and not callable(value) else []
+    if callable(value):
+        return []
+    own = [*(attributes_of(value) or {}).values(), *(slots_of(value) or {}).values()]
+    return own[:_PARTS]

@@ -14,6 +14,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 from evalmode.finding import Place
 from evalmode.observe.attribution import ModuleStack, place_of
 from evalmode.observe.following import Operators, changed_tensors
+from evalmode.observe.layouts import dense_parts
 from evalmode.observe.tree import tensor_leaves
 
 __all__ = ["Loss", "first_non_finite"]
@@ -118,6 +119,5 @@ def _upstream(steps: list[_Step], ends: set[int]) -> set[int]:
 def _has(tensor: torch.Tensor, kind: str) -> bool:
     if not tensor.is_floating_point() and not tensor.is_complex():
         return False
-    if tensor.is_nested:
-        return any(_has(row, kind) for row in tensor.unbind())
-    return bool(tensor.isnan().any() if kind == "nan" else tensor.isinf().any())
+    parts = [part if part.itemsize > 1 else part.float() for part in dense_parts(tensor)]
+    return any(bool(part.isnan().any() if kind == "nan" else part.isinf().any()) for part in parts)

@@ -7,8 +7,9 @@ from typing import Any
 
 import torch
 from torch.utils import _pytree as pytree
-from torch.utils._python_dispatch import TorchDispatchMode
 
+from evalmode.mode.dispatch_mode import DispatchMode
+from evalmode.observe.higher_order import run_inside
 from evalmode.observe.operators import written_tensors
 
 __all__ = ["Operators", "changed_tensors"]
@@ -24,8 +25,8 @@ def changed_tensors(
     return [*outputs, *(base for base in bases if base is not None)]
 
 
-class Operators(TorchDispatchMode):
-    """Hands every operator with its operands and outputs to `seen`."""
+class Operators(DispatchMode):
+    """Hands every operator with its operands and outputs to `seen`; a number read out of a tensor comes as a tensor."""
 
     supports_higher_order_operators = True
 
@@ -37,9 +38,13 @@ class Operators(TorchDispatchMode):
         self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         if isinstance(func, torch._ops.HigherOrderOperator):  # noqa: SLF001 - cond, while_loop, flex_attention
-            return func(*args, **(kwargs or {}))
+            return run_inside(self, func, args, kwargs or {})
         outputs = func(*args, **(kwargs or {}))
-        tensors = [leaf for leaf in pytree.tree_leaves(outputs) if isinstance(leaf, torch.Tensor)]
+        tensors = [
+            leaf if isinstance(leaf, torch.Tensor) else torch.tensor(float(leaf), dtype=torch.float64)
+            for leaf in pytree.tree_leaves(outputs)
+            if isinstance(leaf, torch.Tensor | bool | int | float)
+        ]
         if func._schema.name.removeprefix("aten::") not in _UNINITIALISED:  # noqa: SLF001 - the documented schema
             self._seen(func, args, kwargs or {}, tensors)
         return outputs

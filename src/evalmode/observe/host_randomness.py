@@ -5,6 +5,7 @@ Slow by design: it runs only after a pass is known to have moved one of them.
 
 from __future__ import annotations
 
+import copy
 import random
 import sys
 from collections.abc import Callable, Collection, Sequence
@@ -17,6 +18,8 @@ from torch import nn
 
 from evalmode.finding import Place
 from evalmode.observe.attribution import ModuleStack, is_user_file, line_place
+from evalmode.observe.line_tracer import LineTracer
+from evalmode.observe.other_threads import followed_by
 from evalmode.observe.own_generators import OwnGenerator
 
 __all__ = ["HostDraw", "find_host_draws"]
@@ -43,17 +46,12 @@ def find_host_draws(
     found: dict[HostDraw, None] = {}
     with ModuleStack(model) as stack:
         tracer = _LineTracer(stack, found, streams, own)
-        previous = sys.gettrace()
-        sys.settrace(tracer.call)
-        try:
+        with followed_by(tracer), tracer:
             run()
-        finally:
-            sys.settrace(previous)
-            tracer.compare()
     return list(found)
 
 
-class _LineTracer:
+class _LineTracer(LineTracer):
     """Remembers the last line of user code and looks, at the next event, whether a stream moved."""
 
     def __init__(
@@ -63,6 +61,7 @@ class _LineTracer:
         wanted: Collection[str],
         own: Sequence[OwnGenerator],
     ) -> None:
+        super().__init__()
         self._wanted = {*wanted, *(held.path for held in own)}
         self._own = own
         self._stack = stack
@@ -70,11 +69,15 @@ class _LineTracer:
         self._last: tuple[str, str, int] | None = None
         self._streams = _host_streams(self._own)
 
+    def on_another_thread(self) -> _LineTracer:
+        """One that adds to what this one has found, and begins at the line that handed the work over."""
+        return copy.copy(self)
+
     def call(self, frame: FrameType, event: str, argument: Any) -> Any:
         if not is_user_file(frame.f_code.co_filename):
             return None
         if self._last is None:  # evalmode seeds the streams before the model's first line
-            self._streams = _host_streams(self._own)
+            self._streams.update(_host_streams(self._own))
         self.compare()
         return self.line
 
@@ -95,7 +98,7 @@ class _LineTracer:
                 module, file, line = self._last or (self._stack.top, "", 0)
                 place = line_place(module, file, line) if file else Place(module=module)
                 self._found[HostDraw(name, place)] = None
-        self._streams = now
+        self._streams.update(now)  # in place: the tracers of all threads share it
 
 
 def _host_streams(own: Sequence[OwnGenerator]) -> dict[str, object]:

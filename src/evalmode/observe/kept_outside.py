@@ -11,10 +11,11 @@ from typing import Any
 import torch
 from torch import nn
 from torch.utils import _pytree as pytree
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from evalmode.finding import Place
+from evalmode.mode.dispatch_mode import DispatchMode
 from evalmode.observe.attribution import ModuleStack, place_of
+from evalmode.observe.higher_order import run_inside
 
 __all__ = ["KeptOutside", "Made", "made_tensors"]
 
@@ -50,8 +51,8 @@ class Made:
         return [(tensor, name, place) for tensor, name, place in held if tensor is not None]
 
 
-def made_tensors(run: Callable[[], Any], model: nn.Module | None, *, places: bool = True) -> Made:
-    """The floating tensors that `run()`, one forward pass, makes; without `places` the pass costs less.
+def made_tensors(run: Callable[[], Any], model: nn.Module | None) -> Made:
+    """The floating tensors that `run()`, one forward pass, makes.
 
     Example:
         >>> memory = []
@@ -60,30 +61,28 @@ def made_tensors(run: Callable[[], Any], model: nn.Module | None, *, places: boo
         ['aten.mul.Tensor']
     """
     with ModuleStack(model) as stack:
-        watch = _Watch(stack, places)
+        watch = _Watch(stack)
         with watch:
             run()
     return Made(watch.seen)
 
 
-class _Watch(TorchDispatchMode):
+class _Watch(DispatchMode):
     supports_higher_order_operators = True
 
-    def __init__(self, stack: ModuleStack, places: bool) -> None:
+    def __init__(self, stack: ModuleStack) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.seen: list[tuple[weakref.ref[torch.Tensor], str, Place]] = []
         self._stack = stack
-        self._places = places
 
     def __torch_dispatch__(
         self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         if isinstance(func, torch._ops.HigherOrderOperator):  # noqa: SLF001 - cond, while_loop, flex_attention
-            return func(*args, **(kwargs or {}))
+            return run_inside(self, func, args, kwargs or {})
         outputs = func(*args, **(kwargs or {}))
         before = {id(leaf) for leaf in pytree.tree_leaves((args, kwargs or {})) if isinstance(leaf, torch.Tensor)}
         for leaf in pytree.tree_leaves(outputs):
             if isinstance(leaf, torch.Tensor) and id(leaf) not in before and leaf.is_floating_point():
-                place = place_of(self._stack.top) if self._places else Place()
-                self.seen.append((weakref.ref(leaf), str(func), place))
+                self.seen.append((weakref.ref(leaf), str(func), place_of(self._stack.top)))
         return outputs

@@ -90,7 +90,9 @@ def tensor_changed(kept: KeptTensor) -> bool:
 
 def restore_tensor(kept: KeptTensor) -> None:
     """Bring a tensor back; one that was written behind its version counter (`.data`) is compared each time from now."""
-    unseen = is_untouched(kept) and tensor_changed(kept)
+    unseen = is_untouched(kept)
+    if unseen and not tensor_changed(kept):
+        return
     _bring_back(kept)
     kept.version = -1 if unseen or kept.version < 0 else _version_of(kept.tensor)
 

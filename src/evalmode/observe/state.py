@@ -1,46 +1,38 @@
 """A model's state, kept and put back: contents of tensors, `.grad`, flags, hooks, attributes, streams, grad mode.
 
-Attributes of plain objects that a module holds count too. Nothing is written unless it changed, so an untouched
+Attributes of plain objects that a module holds count too, and the globals, class attributes and closures that its code
+reaches. Nothing is written unless it changed, so an untouched
 parameter keeps its version counter and its storage.
 """
 
 from __future__ import annotations
 
-import collections
-import sys
-import types
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
 from evalmode.mode.discover import discover
+from evalmode.observe.content import held_tensors
+from evalmode.observe.entries import ABSENT
+from evalmode.observe.holdings import HOOKS, REGISTERED, Container, Holdings, refill, same_items
 from evalmode.observe.kept_tensor import (
     KeptTensor,
     gradient_changed,
-    is_copyable,
     is_untouched,
-    keep_tensor,
     restore_gradient,
     restore_tensor,
     tensor_changed,
 )
-from evalmode.observe.own_generators import OwnGenerator, own_generator
+from evalmode.observe.own_generators import OwnGenerator
+from evalmode.observe.reached import reached_from
 from evalmode.observe.streams import StreamStates, read_streams, stream_differences, write_streams
 from evalmode.observe.tree import same_bits
 
 __all__ = ["ABSENT", "Difference", "ModelState", "StateChange", "read_state"]
-
-_CONTAINERS = (dict, list, set, collections.deque)
-_REGISTERED = ("_parameters", "_buffers")
-_HOOKS = frozenset(name for name in nn.Module().__dict__ if "hooks" in name)
-_DEPTH = 4
-_SEARCHED = 10_000  # items of one container that are looked into
-_OPAQUE_PACKAGES = frozenset((*sys.stdlib_module_names, "builtins", "numpy", "torch")) - {"__main__"}
-ABSENT: Any = type("_Absent", (), {"__repr__": lambda self: "nothing"})()
-"""The value of what is not there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,11 +69,12 @@ class ModelState:
     """The state of a model at one moment; `read_state` makes it."""
 
     attributes: list[tuple[str, nn.Module, dict[str, Any]]]
-    containers: list[tuple[str, str, Any, Any]]
+    containers: list[Container]
     tensors: list[KeptTensor]
     generators: list[OwnGenerator]
     streams: StreamStates
     grad_enabled: bool
+    outside_tensors: frozenset[int] = frozenset()
 
     def changes(self) -> list[StateChange]:
         """What differs from this state now."""
@@ -101,23 +94,30 @@ class ModelState:
         owners = {path: module for path, module, _ in self.attributes}
         for path, module, before in self.attributes:
             found.extend(_attribute_differences(path, module, before))
-        for path, name, container, contents in self.containers:
-            if not _same_items(container, contents):
-                found.extend(_container_differences(path, name, container, contents, owners[path]))
+        for held in self.containers:
+            if not same_items(held.container, held.contents):
+                found.extend(_container_differences(held, owners[held.owner]))
         found.extend(
-            _tensor_difference(kept, _registered(owners.get(kept.owner), kept.name))
+            _tensor_difference(kept, self._registered(owners.get(kept.owner), kept))
             for kept in self.tensors
             if tensor_changed(kept)
         )
         return found
 
+    def _registered(self, owner: nn.Module | None, kept: KeptTensor) -> str:
+        outside = id(kept.tensor) in self.outside_tensors
+        return "temporary buffer" if outside else _registered(owner, kept.name)
+
     def put_back(self, *, streams: bool = True, quick: bool = False) -> None:
-        """Bring everything back that differs. `quick` trusts the version counters of parameters, between passes."""
+        """Bring everything back that differs. `quick` trusts the version counters of parameters, between passes.
+
+        Between passes, a tensor that something outside of the model has gained stays there, to be seen.
+        """
         for _, module, before in self.attributes:
             _restore_attributes(module, before)
-        for _, _, container, contents in self.containers:
-            if not _same_items(container, contents):
-                _refill(container, contents)
+        for held in self.containers:
+            if not same_items(held.container, held.contents) and not (quick and held.outside and _gained(held)):
+                refill(held.container, held.contents)
         for kept in self.tensors:
             if not (quick and is_untouched(kept)):
                 restore_tensor(kept)
@@ -135,84 +135,24 @@ def read_state(model: nn.Module) -> ModelState:
     found = discover(model)
     paths = found.paths()
     attributes: list[tuple[str, nn.Module, dict[str, Any]]] = []
-    containers: list[tuple[str, str, Any, Any]] = []
-    tensors: dict[int, KeptTensor] = {}
-    generators: dict[int, OwnGenerator] = {}
-    seen: set[int] = set()
+    held = Holdings()
     for module in found.modules:
         path = paths.get(id(module), "")
         own = module.__dict__
         attributes.append((path, module, dict(own)))
         for name, value in own.items():
-            _keep(value, path, name, containers, tensors, generators, seen, 0)
+            held.add(value, path, name)
+    for reached in reached_from([(path, module) for path, module, _ in attributes], held.kinds, held.seen):
+        held.entries(reached.entries, reached.owner, reached.label, outside=True)
     return ModelState(
         attributes,
-        containers,
-        list(tensors.values()),
-        list(generators.values()),
+        held.containers,
+        list(held.tensors.values()),
+        list(held.generators.values()),
         read_streams(),
         torch.is_grad_enabled(),
+        frozenset(held.outside_tensors),
     )
-
-
-def _keep(
-    value: Any,
-    path: str,
-    name: str,
-    containers: list[tuple[str, str, Any, Any]],
-    tensors: dict[int, KeptTensor],
-    generators: dict[int, OwnGenerator],
-    seen: set[int],
-    depth: int,
-) -> None:
-    if isinstance(value, torch.Tensor):
-        if id(value) not in tensors and is_copyable(value):
-            tensors[id(value)] = keep_tensor(path, name, value)
-        return
-    if depth > _DEPTH or isinstance(value, nn.Module) or id(value) in seen:
-        return
-    held = own_generator(path, name, value)
-    if held is not None:
-        generators.setdefault(id(value), held)
-        return
-    if isinstance(value, tuple):
-        pairs: list[tuple[Any, Any]] = list(enumerate(value))
-    elif isinstance(value, _CONTAINERS):
-        seen.add(id(value))
-        contents = dict(value) if isinstance(value, dict) else list(value)
-        containers.append((path, name, value, contents))
-        pairs = list(contents.items()) if isinstance(contents, dict) else list(enumerate(contents))
-    elif _is_plain_object(value):
-        seen.add(id(value))
-        contents = dict(_attributes_of(value))
-        containers.append((path, f"{name}.", _attributes_of(value), contents))
-        for attribute, item in contents.items():
-            _keep(item, path, f"{name}.{attribute}", containers, tensors, generators, seen, depth + 1)
-        return
-    else:
-        return
-    registered = depth == 0 and name in _REGISTERED
-    for key, item in pairs[:_SEARCHED]:
-        _keep(
-            item, path, str(key) if registered else f"{name}[{key!r}]", containers, tensors, generators, seen, depth + 1
-        )
-
-
-def _is_plain_object(value: Any) -> bool:
-    """An object of the user's with attributes of its own; what libraries of the system keep is theirs."""
-    kind = type(value)
-    if kind is types.SimpleNamespace:
-        return True
-    root = str(kind.__module__).partition(".")[0]
-    return root not in _OPAQUE_PACKAGES and not isinstance(value, type) and type(_attributes_of(value)) is dict
-
-
-def _attributes_of(value: Any) -> Any:
-    """The attributes of `value`, read without running code of its class; None if it has none."""
-    try:
-        return object.__getattribute__(value, "__dict__")
-    except AttributeError:
-        return None
 
 
 def _attribute_differences(path: str, module: nn.Module, before: dict[str, Any]) -> list[Difference]:
@@ -246,30 +186,42 @@ def _entry_difference(change: StateChange, entries: Any, key: Any, before: Any, 
     return Difference(change, before, read, differs, registered)
 
 
-def _container_differences(path: str, name: str, container: Any, contents: Any, owner: nn.Module) -> list[Difference]:
-    """What differs in a container: an object's attributes (`name.`) and registered tensors singly, else the whole."""
-    if name in _HOOKS:  # each hook has a number of its own, so one that is set again is counted, not compared
+def _container_differences(held: Container, owner: nn.Module) -> list[Difference]:
+    """What differs in a container: labelled entries and registered tensors singly, else the whole."""
+    path, name, container, contents = held.owner, held.name, held.container, held.contents
+    if name in HOOKS:  # each hook has a number of its own, so one that is set again is counted, not compared
         count = len(contents)
         change = StateChange("attribute", path, name)
         return [Difference(change, count, lambda: len(container), lambda: len(container) != count)]
-    tensors = name in _REGISTERED and owner.__dict__.get(name) is container
-    if not (tensors or name == "_modules" or name.endswith(".")):
-        return [
-            Difference(
-                StateChange("attribute", path, name),
-                contents,
-                lambda: container,
-                lambda: not _same_items(container, contents),
-            )
-        ]
+    tensors = name in REGISTERED and owner.__dict__.get(name) is container
+    if not (tensors or name == "_modules" or held.label):
+        difference = Difference(
+            StateChange("attribute", path, name),
+            contents,
+            lambda: container,
+            lambda: not same_items(container, contents),
+        )
+        return [] if held.outside and _gained(held) else [difference]
     keys = [key for key in {**contents, **container} if contents.get(key, ABSENT) is not container.get(key, ABSENT)]
     found = []
     for key in keys:
-        label = f"{name}{key}" if name.endswith(".") else key
-        change = StateChange("tensor" if tensors else "attribute", path, str(label))
+        change = StateChange("tensor" if tensors else "attribute", path, held.label.format(key) or str(key))
         registered = _registered(owner, str(key)) if tensors else ""
         found.append(_entry_difference(change, container, key, contents.get(key, ABSENT), registered))
-    return [difference for difference in found if difference.differs()]
+    told = [difference for difference in found if difference.differs()]
+    return [one for one in told if not (held.outside and _new_tensors(one.read(), one.before))]
+
+
+def _gained(held: Container) -> bool:
+    """Whether a container holds tensors that its copy does not hold."""
+    return not isinstance(held.container, np.ndarray) and _new_tensors(
+        dict(held.container) if held.label else held.container, held.contents
+    )
+
+
+def _new_tensors(now: Any, before: Any) -> bool:
+    known = {id(tensor) for tensor in held_tensors(before)}
+    return any(id(tensor) not in known for tensor in held_tensors(now))
 
 
 def _tensor_difference(kept: KeptTensor, registered: str) -> Difference:
@@ -301,22 +253,3 @@ def _restore_attributes(module: nn.Module, before: dict[str, Any]) -> None:
     for name, value in before.items():
         if name not in now or now[name] is not value:
             now[name] = value
-
-
-def _same_items(container: Any, contents: Any) -> bool:
-    if len(container) != len(contents):
-        return False
-    if isinstance(container, dict):
-        pairs = zip(container.items(), contents.items(), strict=True)
-        return all(key == other and value is kept for (key, value), (other, kept) in pairs)
-    if isinstance(container, set):
-        return all(item in container for item in contents)
-    return all(item is kept for item, kept in zip(container, contents, strict=True))
-
-
-def _refill(container: Any, contents: Any) -> None:
-    container.clear()
-    if isinstance(container, dict | set):
-        container.update(contents)
-    else:
-        container.extend(contents)

@@ -10,14 +10,32 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 
-__all__ = ["steady", "still"]
+from evalmode.mode.dispatch_mode import DispatchMode
+from evalmode.observe.higher_order import run_inside
+
+__all__ = ["can_still", "steady", "still"]
 
 Stilled = Callable[..., Any]
 
 
-class still(TorchDispatchMode):  # noqa: N801 - a context manager, named for what the block is
+def can_still(operator: str) -> bool:
+    """Whether a random operator has a typical value: those of other libraries than torch have none.
+
+    Example:
+        >>> can_still("aten.bernoulli_.float"), can_still("aten._scaled_dot_product_flash_attention.default")
+        (True, True)
+        >>> can_still("evalmode.convolution.default")
+        False
+    """
+    library, name, overload = operator.split(".")
+    if library != "aten":
+        return False
+    schema = getattr(getattr(torch.ops.aten, name), overload)._schema  # noqa: SLF001 - the documented schema
+    return _plain_name(name) in _TYPICAL or any(a.name == "dropout_p" for a in schema.arguments)
+
+
+class still(DispatchMode):  # noqa: N801 - a context manager, named for what the block is
     """Inside this context a dropout keeps everything, noise is its mean, and a sample is the likeliest choice.
 
     Example:
@@ -32,7 +50,7 @@ class still(TorchDispatchMode):  # noqa: N801 - a context manager, named for wha
         self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         if isinstance(func, torch._ops.HigherOrderOperator):  # noqa: SLF001 - cond, while_loop, flex_attention
-            return func(*args, **(kwargs or {}))
+            return run_inside(self, func, args, kwargs or {})
         named = dict(kwargs or {})
         if torch.Tag.nondeterministic_seeded not in func.tags:
             return func(*args, **named)
@@ -48,11 +66,11 @@ class still(TorchDispatchMode):  # noqa: N801 - a context manager, named for wha
                 named["dropout_p"] = 0.0
             return func(*args, **named)
         outputs = func(*args, **named)
-        typical = _TYPICAL.get(base.removesuffix("_").removesuffix("_like"))
+        typical = _TYPICAL.get(_plain_name(base))
         return outputs if typical is None else typical(outputs, values)
 
 
-class steady(TorchDispatchMode):  # noqa: N801 - as above
+class steady(DispatchMode):  # noqa: N801 - as above
     """Inside this context a batch norm over several samples uses fixed statistics, never those of the batch.
 
     Example:
@@ -68,7 +86,7 @@ class steady(TorchDispatchMode):  # noqa: N801 - as above
         self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         if isinstance(func, torch._ops.HigherOrderOperator):  # noqa: SLF001 - cond, while_loop, flex_attention
-            return func(*args, **(kwargs or {}))
+            return run_inside(self, func, args, kwargs or {})
         named = dict(kwargs or {})
         schema = func._schema  # noqa: SLF001 - the documented schema of an OpOverload
         if schema.name not in ("aten::native_batch_norm", "aten::_native_batch_norm_legit"):
@@ -82,6 +100,10 @@ class steady(TorchDispatchMode):  # noqa: N801 - as above
         variance = source.new_ones(source.shape[1]) if variance is None else variance
         affine = values.get("weight"), values.get("bias")
         return torch.native_batch_norm(source, *affine, mean, variance, False, 0.0, values["eps"])
+
+
+def _plain_name(base: str) -> str:
+    return base.removesuffix("_").removesuffix("_like")
 
 
 def _filled(value: Callable[[dict[str, Any]], Any]) -> Stilled:
@@ -130,7 +152,11 @@ def _likeliest(outputs: torch.Tensor, values: dict[str, Any]) -> torch.Tensor:
 
 
 _TYPICAL: dict[str, Stilled] = {
+    "_sample_dirichlet": _filled(lambda values: values["self"] / values["self"].sum(-1, keepdim=True)),
+    "_standard_gamma": _filled(lambda values: values["self"]),
     "bernoulli": _filled(_bernoulli),
+    "binomial": _filled(lambda values: (values["count"] * values["prob"]).round()),
+    "cauchy": _filled(lambda values: float(values.get("median", 0.0))),
     "exponential": _filled(lambda values: 1.0 / float(values.get("lambd", 1.0))),
     "geometric": _filled(lambda values: 1.0),
     "log_normal": _filled(lambda values: 1.0),

@@ -8,6 +8,7 @@ __all__ = ["Summary", "differ", "summary_of"]
 
 Summary = tuple[float, ...]
 _RELATIVE = 1e-11
+_PIECE = 1 << 17  # values that are summed at a time, so that a large activation is not copied whole
 
 
 def summary_of(tensor: torch.Tensor) -> Summary:
@@ -16,16 +17,22 @@ def summary_of(tensor: torch.Tensor) -> Summary:
         return (0.0, 0.0, 0.0, 0.0, float(tensor.numel()))
     values = tensor.detach()
     values = torch.view_as_real(values.resolve_conj()) if values.is_complex() else values
-    flat = values.reshape(-1).to(torch.float64)
+    flat = values.reshape(-1)
+    pieces = [_piece_summary(piece, number * _PIECE) for number, piece in enumerate(flat.split(_PIECE))]
+    weighted, magnitude, nans, infinities = (sum(column) for column in zip(*pieces, strict=True))
+    return (weighted, magnitude, nans, infinities, float(len(flat)))
+
+
+def _piece_summary(values: torch.Tensor, start: int) -> tuple[float, float, float, float]:
+    flat = values.to(torch.float64)
     finite = torch.where(flat.isfinite(), flat, torch.zeros_like(flat))
-    order = torch.arange(len(flat), dtype=torch.float64, device=flat.device)
+    order = torch.arange(start, start + len(flat), dtype=torch.float64, device=flat.device)
     weights = 1.0 + 0.5 * torch.cos(order * 1.7 + 0.3)  # tells orders apart, and a constant shift does not cancel
     return (
         float((finite * weights).sum()),
         float(finite.abs().sum()),
         float(flat.isnan().sum()),
         float((flat == float("inf")).sum() - (flat == float("-inf")).sum()),
-        float(len(flat)),
     )
 
 

@@ -6,6 +6,7 @@ it. Only short summaries are kept, never activations.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,13 +20,15 @@ from evalmode.finding import Place
 from evalmode.observe.attribution import ModuleStack, place_of
 from evalmode.observe.batching import Layout, layout_between, readings
 from evalmode.observe.following import Operators, changed_tensors
+from evalmode.observe.layouts import dense_parts
 from evalmode.observe.summary import Summary, differ, summary_of
-from evalmode.observe.tree import tensor_leaves
+from evalmode.observe.tree import dense_leaves, tensor_leaves
 
-__all__ = ["Parting", "Run", "first_dependence", "first_difference", "first_leak"]
+__all__ = ["Parting", "Run", "first_dependence", "first_leak"]
 
 Key = tuple[str, str, str, int, int]
 _REACH = 200
+_READ_OUTS = ("aten._local_scalar_dense", "aten.equal", "aten.is_nonzero")
 Line = tuple[str, str, int]
 Shapes = dict[Key, tuple[tuple[int, ...], ...]]
 Rows = Callable[[torch.Tensor, tuple[int, ...] | None], list[torch.Tensor] | None]
@@ -38,12 +41,15 @@ class Parting:
     """The operator at which two runs part, and its place.
 
     `mixed_at` is the place of an earlier operator that already carried the difference without a batch axis: a mean or a
-    maximum over the batch, on a line before the one that brings it into each sample.
+    maximum over the batch, on a line before the one that brings it into each sample; `mixed_by` is that operator.
+    `branch` says that one of the runs did not reach the line at all, or decided otherwise there.
     """
 
     operator: str
     place: Place
     mixed_at: Place | None = None
+    mixed_by: str = ""
+    branch: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,8 +96,9 @@ class _Recorder:
         self._given = 0.0
         for _, leaf in tensor_leaves(run.batch):
             self._derived[leaf] = -1
+        for _, leaf in dense_leaves(run.batch):
             if leaf.is_floating_point():
-                self._given += float(leaf.abs().nan_to_num(posinf=0.0).sum())
+                self._given += float(leaf.double().abs().nan_to_num(posinf=0.0).sum())
         with ModuleStack(model) as self._stack, Operators(self._seen):
             run.function()
 
@@ -107,6 +114,7 @@ class _Recorder:
         if derived:
             for tensor in outputs:
                 self._derived[tensor] = len(self.steps)
+        outputs = [dense for tensor in outputs if not tensor.is_nested for dense in dense_parts(tensor)]
         key = (*short, count)
         rows, whole = self._summaries(key, outputs) if derived and self._rows is not None else ((), ())
         noise = max((self._given if source < 0 else self.steps[source].magnitude for source in sources), default=0.0)
@@ -146,20 +154,22 @@ def _of_samples(run: Run, other: int) -> Rows:
     return rows
 
 
-def _without_padding(tensor: torch.Tensor, known: tuple[int, ...] | None) -> list[torch.Tensor] | None:
+def _without_padding(
+    tensor: torch.Tensor, known: tuple[int, ...] | None, *, at_start: bool = False
+) -> list[torch.Tensor] | None:
     """What is left of a tensor when every axis is cut to the length that it has without padding."""
     if known is None or tensor.dim() != len(known) or any(a < b for a, b in zip(tensor.shape, known, strict=True)):
         return None
     for axis, length in enumerate(known):
-        tensor = tensor.narrow(axis, 0, length)
+        tensor = tensor.narrow(axis, tensor.shape[axis] - length if at_start else 0, length)
     return [tensor]
 
 
-def first_leak(padded: Run, cut: Run, model: nn.Module | None) -> Parting | None:
-    """The first operator that carries padding into the samples; `padded` is `cut` with padding after it."""
+def first_leak(padded: Run, cut: Run, model: nn.Module | None, *, at_start: bool = False) -> Parting | None:
+    """The first operator that carries padding into the samples; `padded` is `cut` with padding after it, or before."""
     after = _Recorder(cut, model, {}, lambda tensor, _: [tensor]).steps
     shapes = {step.key: step.shapes for step in after}
-    before = _Recorder(padded, model, shapes, _without_padding).steps
+    before = _Recorder(padded, model, shapes, functools.partial(_without_padding, at_start=at_start)).steps
     return _parting(before, after, branches=False)
 
 
@@ -175,12 +185,15 @@ def first_dependence(first: Run, second: Run, sizing: Run | None, model: nn.Modu
     other = sizing.size if sizing is not None else 0
     before = _Recorder(first, model, shapes, _of_samples(first, other)).steps
     after = _Recorder(second, model, shapes, _of_samples(second, other)).steps
-    return _parting(before, after)
+    decision = _decision(before, after) if first.size == second.size else None
+    return _parting(before, after, decision=decision)
 
 
-def _parting(before: list[_Step], after: list[_Step], *, branches: bool = True) -> Parting | None:
+def _parting(
+    before: list[_Step], after: list[_Step], *, branches: bool = True, decision: _Step | None = None
+) -> Parting | None:
     """Where two runs part; without `branches`, a line that one of them did not reach is to blame only if nothing else
-    is: a mask without padding may be left out."""
+    is: a mask without padding may be left out. A `decision` is to blame for what only one of the runs did after it."""
     known = _matched(before, after)
     verdicts = [_agree(known[id(step)], step) if id(step) in known else None for step in after]
     lines_before, lines_after = {_line(step) for step in before}, {_line(step) for step in after}
@@ -189,17 +202,45 @@ def _parting(before: list[_Step], after: list[_Step], *, branches: bool = True) 
     if not branches and any(position not in new for position in suspects):
         suspects, new = [position for position in suspects if position not in new], set()
     if not suspects:
+        if decision is not None:
+            return Parting(decision.operator, decision.place, branch=True)
         skipped = _skipped(before, lines_after, range(len(before))[-8:])
-        return Parting(skipped.operator, skipped.place) if skipped is not None else None
+        return Parting(skipped.operator, skipped.place, branch=True) if skipped is not None else None
     tainted = _upstream(after, verdicts, suspects[-1])
     position = min(tainted & set(suspects))
-    blamed = after[position]
+    if decision is not None and any(_of_another_turn(known, after[index]) for index in tainted):
+        return Parting(decision.operator, decision.place, branch=True)
+    blamed, skipped = after[position], None
     if position not in new and branches:
         earlier = known[id(blamed)]
         end = next(index for index, step in enumerate(before) if step is earlier)
-        blamed = _skipped(before, lines_after, sorted(_behind(before, lines_after, end))) or blamed
+        skipped = _skipped(before, lines_after, sorted(_behind(before, lines_after, end)))
+        blamed = skipped or blamed
     mixed = next((after[index] for index in sorted(tainted) if index < position and _mixes(known, after[index])), None)
-    return Parting(blamed.operator, blamed.place, mixed.place if mixed is not None else None)
+    branch = position in new or skipped is not None
+    if mixed is None:
+        return Parting(blamed.operator, blamed.place, branch=branch)
+    return Parting(blamed.operator, blamed.place, mixed.place, mixed.operator, branch)
+
+
+def _decision(before: list[_Step], after: list[_Step]) -> _Step | None:
+    """What Python decided by: the last value that was read out of a tensor and differs, before two runs of one size
+    go separate ways."""
+    lengths = len(before), len(after)
+    same = (one.key == other.key for one, other in zip(before, after, strict=False))
+    split = next((index for index, agrees in enumerate(same) if not agrees), min(lengths))
+    if split == max(lengths):
+        return None
+    for index in reversed(range(split)):
+        one, other = before[index], after[index]
+        if other.operator.startswith(_READ_OUTS) and other.from_batch and _whole_differs(one, other):
+            return other
+    return None
+
+
+def _of_another_turn(known: dict[int, _Step], step: _Step) -> bool:
+    """Whether only one of the runs took the step, or both in another turn of a loop."""
+    return id(step) not in known or known[id(step)].key != step.key
 
 
 def _upstream(steps: list[_Step], verdicts: list[bool | None], end: int) -> set[int]:
@@ -284,28 +325,6 @@ def _whole_differs(first: _Step, second: _Step) -> bool:
         one is not None and other is not None and differ(one, other, max(first.noise, second.noise))
         for one, other in pairs
     )
-
-
-def first_difference(runs: tuple[Callable[[], Any], Callable[[], Any]], model: nn.Module | None) -> Parting | None:
-    """The first operator whose outputs differ, or that is another one, in the second run."""
-    found: list[Parting] = []
-    summaries: list[tuple[str, list[Summary]]] = []
-
-    def first(func: Any, args: Any, named: Any, tensors: list[torch.Tensor]) -> None:
-        summaries.append((str(func), [summary_of(tensor) for tensor in tensors]))
-
-    with Operators(first):
-        runs[0]()
-    remaining = iter(summaries)
-    with ModuleStack(model) as stack:
-
-        def second(func: Any, args: Any, named: Any, tensors: list[torch.Tensor]) -> None:
-            if not found and next(remaining, None) != (str(func), [summary_of(tensor) for tensor in tensors]):
-                found.append(Parting(str(func), place_of(stack.top)))
-
-        with Operators(second):
-            runs[1]()
-    return found[0] if found else None
 
 
 def _by_size(tensor: torch.Tensor, size: int) -> Layout | None:

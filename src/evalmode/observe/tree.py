@@ -14,7 +14,18 @@ from typing import Any
 import torch
 from torch.utils import _pytree as pytree
 
-__all__ = ["describe", "leaves", "map_leaves", "map_tensors", "same_bits", "tensor_bytes", "tensor_leaves"]
+from evalmode.observe.layouts import dense_parts, is_plain
+
+__all__ = [
+    "dense_leaves",
+    "describe",
+    "leaves",
+    "map_leaves",
+    "map_tensors",
+    "same_bits",
+    "tensor_bytes",
+    "tensor_leaves",
+]
 
 
 def leaves(tree: object) -> list[tuple[str, object]]:
@@ -32,6 +43,26 @@ def leaves(tree: object) -> list[tuple[str, object]]:
 def tensor_leaves(tree: object) -> list[tuple[str, torch.Tensor]]:
     """Every tensor of `tree` with its path."""
     return [(path, leaf) for path, leaf in leaves(tree) if isinstance(leaf, torch.Tensor)]
+
+
+def dense_leaves(tree: object) -> list[tuple[str, torch.Tensor]]:
+    """Every tensor of `tree` as a dense one, with its path; a nested tensor has an entry for each that it holds.
+
+    Example:
+        >>> ragged = torch.nested.nested_tensor([torch.ones(2), torch.ones(3)])
+        >>> [(path, len(leaf)) for path, leaf in dense_leaves({"x": ragged})]
+        [("['x'][0]", 2), ("['x'][1]", 3)]
+    """
+    found = []
+    for path, leaf in tensor_leaves(tree):
+        if is_plain(leaf):
+            found.append((path, leaf))
+        elif leaf.is_nested:
+            found += [(f"{path}[{position}]", part) for position, part in enumerate(dense_parts(leaf))]
+        else:
+            parts = dense_parts(leaf)
+            found += [(path if len(parts) == 1 else f"{path}.{i}", part) for i, part in enumerate(parts)]
+    return found
 
 
 def map_leaves(function: Callable[[str, Any], Any], tree: Any) -> Any:
@@ -58,13 +89,18 @@ def same_bits(first: torch.Tensor, second: torch.Tensor) -> bool:
         >>> same_bits(torch.tensor([0.0]), torch.tensor([-0.0]))
         False
     """
-    if first.dtype != second.dtype or first.shape != second.shape or first.device != second.device:
+    if first.dtype != second.dtype or first.device != second.device or first.layout != second.layout:
         return False
-    if first.layout is not torch.strided or second.layout is not torch.strided or first.is_quantized:
-        return bool(torch.equal(_dense(first), _dense(second)))
-    if torch.equal(first, second) and not first.is_floating_point() and not first.is_complex():
-        return True
-    return bool(torch.equal(_bytes_of(first), _bytes_of(second)))
+    if not is_plain(first) or not is_plain(second):
+        one, other = dense_parts(first), dense_parts(second)
+        return len(one) == len(other) and all(map(same_bits, one, other)) and (bool(one) or first.shape == second.shape)
+    if first.shape != second.shape:
+        return False
+    if not first.is_floating_point() and not first.is_complex():
+        return bool(torch.equal(first, second))
+    values, others = _values_of(first), _values_of(second)
+    words = _words(values, others)
+    return bool(torch.equal(values.view(words), others.view(words)))
 
 
 def tensor_bytes(tensor: torch.Tensor) -> bytes:
@@ -74,7 +110,7 @@ def tensor_bytes(tensor: torch.Tensor) -> bytes:
         >>> tensor_bytes(torch.tensor([1, 258], dtype=torch.int16)).hex()
         '01000201'
     """
-    return _bytes_of(_dense(tensor.detach())).cpu().numpy().tobytes()
+    return b"".join(_bytes_of(part).cpu().numpy().tobytes() for part in dense_parts(tensor.detach()))
 
 
 def describe(tree: object) -> str:
@@ -85,6 +121,8 @@ def describe(tree: object) -> str:
         "{'x': float32[2, 3], 'n': 4}"
     """
     if isinstance(tree, torch.Tensor):
+        if tree.is_nested:
+            return f"nested {str(tree.dtype).removeprefix('torch.')} of {len(dense_parts(tree))}"
         return f"{str(tree.dtype).removeprefix('torch.')}{list(tree.shape)}"
     if isinstance(tree, Mapping):
         return "{" + ", ".join(f"{key!r}: {describe(value)}" for key, value in list(tree.items())[:12]) + "}"
@@ -97,14 +135,23 @@ def describe(tree: object) -> str:
 
 
 def _bytes_of(tensor: torch.Tensor) -> torch.Tensor:
-    plain = tensor.detach().resolve_conj().resolve_neg().contiguous()
-    return plain.reshape(-1).view(torch.uint8)
+    return _values_of(tensor).view(torch.uint8)
 
 
-def _dense(tensor: torch.Tensor) -> torch.Tensor:
-    if tensor.is_quantized:
-        return tensor.int_repr()
-    return tensor.to_dense() if tensor.layout is not torch.strided else tensor
+def _values_of(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.detach().resolve_conj().resolve_neg().contiguous().reshape(-1)
+
+
+def _words(*tensors: torch.Tensor) -> torch.dtype:
+    """The widest integers as which all of the one-dimensional `tensors` can be read: single bytes compare slowly."""
+    for words in (torch.int64, torch.int32, torch.int16):
+        if all(
+            count * tensor.element_size() % words.itemsize == 0
+            for tensor in tensors
+            for count in (tensor.numel(), tensor.storage_offset())
+        ):
+            return words
+    return torch.uint8
 
 
 def _collect(tree: Any, path: str, found: list[tuple[str, object]], depth: int) -> None:

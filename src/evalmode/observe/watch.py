@@ -7,20 +7,28 @@ attention with probability 0 or a dropout in evaluation does not.
 
 from __future__ import annotations
 
+import gc
+import hashlib
+import sys
 import threading
+import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from types import FrameType
 from typing import Any
 
 import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakIdKeyDictionary
 
 from evalmode.finding import Place
-from evalmode.observe.attribution import ModuleStack, place_of
+from evalmode.mode.dispatch_mode import DispatchMode
+from evalmode.observe.attribution import ModuleStack, handed_from, place_of
+from evalmode.observe.backward_calls import seeing_backward
+from evalmode.observe.drawing import is_certain, streams_of
+from evalmode.observe.higher_order import run_inside
 from evalmode.observe.operators import batch_statistics_input, written_tensors
 from evalmode.observe.state import ModelState
 from evalmode.observe.tree import tensor_leaves
@@ -28,32 +36,44 @@ from evalmode.observe.tree import tensor_leaves
 __all__ = ["BatchStatistics", "Draw", "Event", "Observation", "watch"]
 
 _KEPT_EVENTS = 10_000
+_TAGGED = frozenset(("aten", "prims", "prim", "profiler"))  # an operator of another library's seldom says that it draws
 _FUNCTIONS_BETWEEN = frozenset(("__get__", "__set__", "size", "dim", "_set_grad_enabled"))
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """Something that happened once in a forward pass: the operator or function, and where."""
+    """Something that happened once in a forward pass: the operator or function, and where.
+
+    `handed_at` is set on another thread: the line that handed it the work.
+    """
 
     operator: str
     place: Place
+    handed_at: Place | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Draw:
     """A random draw: the operator, the function the user called, the module on top, and where.
 
-    `module_class` is that module's class name; `built_in_forward` says that the model does not own it; `in_training` is
-    its flag. `own_stream` is the state of an explicit generator before the draw, None for the process's stream.
+    `module_class` is that module's class name; `stranger` refers to it where the model does not hold it; `in_training`
+    is its flag. `start` is a digest of the state from which the stream drew; `own_stream` says that the stream is an
+    explicit generator, not the process's.
     """
 
     operator: str
     function: str
     place: Place
     module_class: str
-    built_in_forward: bool
+    stranger: weakref.ref[nn.Module] | None
     in_training: bool
-    own_stream: bytes | None = None
+    start: bytes
+    own_stream: bool
+
+    @property
+    def is_outside(self) -> bool:
+        """Whether the module lives on outside of the model: it was not built by the pass alone."""
+        return self.stranger is not None and self.stranger() is not None
 
 
 @dataclass(slots=True)
@@ -84,6 +104,16 @@ class Observation:
     leaking_module: str | None = None
     operators: int = 0
     outputs: Any = None
+    outputs_have_graph: bool = False
+    keeps_tensors: bool = False
+    made: list[weakref.ref[torch.Tensor]] = field(default_factory=list)
+
+    def note_kept(self) -> None:
+        """Note in `keeps_tensors` whether anyone still holds a tensor that the pass made, once its outputs are gone."""
+        if any(made() is not None for made in self.made):
+            gc.collect()
+        self.keeps_tensors = any(made() is not None for made in self.made)
+        self.made.clear()
 
 
 def watch(run: Callable[[], Any], model: nn.Module | None, state: ModelState | None = None) -> Observation:
@@ -100,9 +130,11 @@ def watch(run: Callable[[], Any], model: nn.Module | None, state: ModelState | N
     with _WatchedStack(model, observation) as stack:
         functions = _FunctionWatch(stack, observation)
         operators = _OperatorWatch(stack, observation, functions, owned)
-        with functions, operators:
+        with functions, operators, seeing_backward(functions.note_backward):
             observation.outputs = run()
-        operators.note_used([leaf for _, leaf in tensor_leaves(observation.outputs)])
+        given = [leaf for _, leaf in tensor_leaves(observation.outputs)]
+        operators.note_used(given)
+        observation.outputs_have_graph = any(leaf.grad_fn is not None for leaf in given)
     return observation
 
 
@@ -112,21 +144,22 @@ class _WatchedStack(ModuleStack):
     def __init__(self, model: nn.Module | None, observation: Observation) -> None:
         super().__init__(model)
         self._observation = observation
-        self._grad_modes: list[bool] = []
 
     def switched_on(self) -> str:
         """The innermost module that was entered with gradients off: it is the one that switched them on."""
-        off = [path for (_, path), before in zip(self.running, self._grad_modes, strict=False) if not before]
+        off = [running.path for running in self.running if not running.gradients]
         return off[-1] if off else self.top
 
-    def entered(self, module: nn.Module) -> None:
-        self._grad_modes.append(torch.is_grad_enabled())
-
-    def left(self, module: nn.Module) -> None:
-        before = self._grad_modes[len(self.running) - 1]
-        del self._grad_modes[len(self.running) - 1 :]
-        if torch.is_grad_enabled() and not before and self._observation.leaking_module is None:
+    def left(self, gradients: bool) -> None:
+        if torch.is_grad_enabled() and not gradients and self._observation.leaking_module is None:
             self._observation.leaking_module = self.top
+
+
+class _Calls(threading.local):
+    """The function that is called on this thread, and whether gradients have been switched on there."""
+
+    current = ""
+    switched_on = False
 
 
 class _FunctionWatch(TorchFunctionMode):
@@ -134,7 +167,7 @@ class _FunctionWatch(TorchFunctionMode):
 
     def __init__(self, stack: _WatchedStack, observation: Observation) -> None:
         super().__init__()
-        self.current = ""
+        self.calls = _Calls()
         self._stack = stack
         self._observation = observation
 
@@ -142,20 +175,29 @@ class _FunctionWatch(TorchFunctionMode):
         self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         name = getattr(func, "__name__", str(func))
-        before, self.current = self.current, name
+        calls = self.calls
+        before, calls.current = calls.current, name
         try:
             if name == "_set_grad_enabled" and args and args[0] and not torch.is_grad_enabled():
-                place = place_of(self._stack.top, within_module=True)
-                if place.file or self._stack.running:  # not the end of evalmode's own no_grad
-                    self._observation.gradient_switches.append(Event(name, place))
-            if func is torch.Tensor.backward:
-                self._observation.backwards.append(Event(name, place_of(self._stack.top)))
+                self._note_switch(name)
             outputs = func(*args, **(kwargs or {}))
             if name not in _FUNCTIONS_BETWEEN and torch.is_grad_enabled():
                 self._note_graph(name, outputs)
             return outputs
         finally:
-            self.current = before
+            calls.current = before
+
+    def note_backward(self) -> None:
+        """Note a backward pass that begins here."""
+        self._observation.backwards.append(Event("backward", place_of(self._stack.top)))
+
+    def _note_switch(self, name: str) -> None:
+        if handed_from() is not None and _is_leaving(sys._getframe(2)):  # noqa: SLF001 - the documented way to a stack
+            return  # gradients are on where another thread begins
+        place = place_of(self._stack.top, within_module=True)
+        if place.file or self._stack.running:  # not the end of evalmode's own no_grad
+            self._observation.gradient_switches.append(Event(name, place))
+            self.calls.switched_on = True
 
     def _note_graph(self, name: str, outputs: Any) -> None:
         if len(self._observation.graphs) >= _KEPT_EVENTS:
@@ -164,11 +206,13 @@ class _FunctionWatch(TorchFunctionMode):
             return  # a graph of torch.func's own, which ends with the transform
         for leaf in pytree.tree_leaves(outputs):
             if isinstance(leaf, torch.Tensor) and leaf.grad_fn is not None:
-                self._observation.graphs.append(Event(name, place_of(self._stack.switched_on())))
+                handed_at = None if self.calls.switched_on else handed_from()
+                place = place_of(self._stack.switched_on())
+                self._observation.graphs.append(Event(name, place, handed_at))
                 return
 
 
-class _OperatorWatch(TorchDispatchMode):
+class _OperatorWatch(DispatchMode):
     """Sees each operator that runs."""
 
     supports_higher_order_operators = True
@@ -182,26 +226,32 @@ class _OperatorWatch(TorchDispatchMode):
         self._functions = functions
         self._owned = owned
         self._normalised: WeakIdKeyDictionary = WeakIdKeyDictionary()
-        self._thread = threading.get_ident()
 
     def __torch_dispatch__(
         self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         if isinstance(func, torch._ops.HigherOrderOperator):  # noqa: SLF001 - cond, while_loop, flex_attention
-            return func(*args, **(kwargs or {}))
+            return run_inside(self, func, args, kwargs or {})
         named = kwargs or {}
         self._observation.operators += 1
-        if torch.Tag.nondeterministic_seeded in func.tags:
+        if torch.Tag.nondeterministic_seeded in func.tags or func.namespace not in _TAGGED:
             return self._random(func, args, named)
         if self._owned:
             self._note_writes(func, args, named)
         if len(self._normalised):
             self.note_used(pytree.tree_leaves((args, named)))
         outputs = func(*args, **named)
+        self._note_made(outputs)
         entering = batch_statistics_input(func, args, named)
         if entering is not None:
             self._note_statistics(func, entering, outputs)
         return outputs
+
+    def _note_made(self, outputs: Any) -> None:
+        made = self._observation.made
+        for leaf in (outputs,) if isinstance(outputs, torch.Tensor) else pytree.tree_leaves(outputs):
+            if isinstance(leaf, torch.Tensor) and leaf.is_floating_point():
+                made.append(weakref.ref(leaf))
 
     def note_used(self, operands: Sequence[Any]) -> None:
         """Note which results of batch statistics are among `operands`."""
@@ -210,7 +260,7 @@ class _OperatorWatch(TorchDispatchMode):
                 self._normalised.pop(operand).used = True
 
     def _note_statistics(self, func: Any, entering: torch.Tensor, outputs: Any) -> None:
-        if self._functions.current == "instance_norm" or len(self._observation.batch_statistics) >= _KEPT_EVENTS:
+        if self._functions.calls.current == "instance_norm" or len(self._observation.batch_statistics) >= _KEPT_EVENTS:
             return
         module = self._stack.module
         channels = entering.shape[1] if entering.dim() > 1 else 1
@@ -226,26 +276,28 @@ class _OperatorWatch(TorchDispatchMode):
 
     def _random(self, func: Any, args: tuple[Any, ...], named: dict[str, Any]) -> Any:
         generator = named.get("generator")
-        watched = _streams_of(args, named) if generator is None else [generator]
+        watched = streams_of(args, named) if generator is None else [generator]
         before = [stream.get_state() for stream in watched]
         outputs = func(*args, **named)
+        self._note_made(outputs)
         moved = any(not torch.equal(old, stream.get_state()) for old, stream in zip(before, watched, strict=True))
         if self._owned:
             self._note_writes(func, args, named)
-        if moved and not _is_certain(func, args, named) and len(self._observation.draws) < _KEPT_EVENTS:
-            own = before[0].numpy().tobytes() if generator is not None else None
-            self._observation.draws.append(self._draw(func, own))
+        if moved and not is_certain(func, args, named) and len(self._observation.draws) < _KEPT_EVENTS:
+            start = hashlib.blake2b(b"".join(state.numpy().tobytes() for state in before), digest_size=16).digest()
+            self._observation.draws.append(self._draw(func, start, generator is not None))
         return outputs
 
-    def _draw(self, func: Any, own: bytes | None) -> Draw:
+    def _draw(self, func: Any, start: bytes, own: bool) -> Draw:
         module = self._stack.module
         return Draw(
             operator=str(func),
-            function=self._functions.current,
+            function=self._functions.calls.current,
             place=place_of(self._stack.top),
             module_class=type(module).__name__ if module is not None else "",
-            built_in_forward=not self._stack.top_is_known,
-            in_training=bool(module is not None and module.training),
+            stranger=None if module is None or self._stack.top_is_known else weakref.ref(module),
+            in_training=bool(getattr(module, "training", False)),
+            start=start,
             own_stream=own,
         )
 
@@ -256,25 +308,13 @@ class _OperatorWatch(TorchDispatchMode):
                 self._observation.writes.append((name, Event(str(func), place_of(self._stack.top))))
 
 
-def _is_certain(func: Any, args: tuple[Any, ...], named: dict[str, Any]) -> bool:
-    """A Bernoulli draw of probability 0 or 1 moves the stream and decides nothing (stochastic depth with rate 0)."""
-    if "bernoulli" not in str(func):
-        return False
-    p = args[1] if len(args) > 1 else named.get("p")
-    return isinstance(p, int | float) and p in (0, 1)
-
-
-def _streams_of(args: tuple[Any, ...], named: dict[str, Any]) -> list[torch.Generator]:
-    """The process's streams that an operator on these arguments may draw from."""
-    streams = [torch.default_generator]
-    if torch.cuda.is_initialized():
-        places = {leaf.device for leaf in pytree.tree_leaves((args, named)) if isinstance(leaf, torch.Tensor)}
-        if named.get("device") is not None:
-            places.add(torch.device(named["device"]))
-        current = torch.cuda.current_device()
-        indices = {place.index if place.index is not None else current for place in places if place.type == "cuda"}
-        streams.extend(torch.cuda.default_generators[index] for index in sorted(indices))
-    return streams
+def _is_leaving(frame: FrameType | None) -> bool:
+    """Whether a `with` block is being left within the next calls outwards, all of them torch's."""
+    for _ in range(4):
+        if frame is None or frame.f_code.co_name == "__exit__":
+            return frame is not None
+        frame = frame.f_back
+    return False
 
 
 def _owned_storages(state: ModelState) -> dict[int, str]:

@@ -6,7 +6,7 @@ stays low. Requests for a dtype are widened too: many models cast to fp32 inside
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -15,8 +15,9 @@ from torch import nn
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
-from torch.utils._python_dispatch import TorchDispatchMode
 
+from evalmode.mode.dispatch_mode import DispatchMode
+from evalmode.observe.higher_order import run_inside
 from evalmode.observe.operators import is_view, written_tensors
 from evalmode.observe.tree import map_tensors
 
@@ -128,21 +129,33 @@ class wide:  # noqa: N801 - a context manager, named for what the block is
 
 
 class _WideFunctions(TorchFunctionMode):
-    """Widens operands before composite functions compare their dtypes (prelu, attention, recurrent cells)."""
+    """Widens operands before composite functions compare their dtypes (prelu, attention, recurrent cells), and tensors
+    made of numbers, which may be the limits of a dtype that is wide here."""
 
     def __torch_function__(
         self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         named = kwargs or {}
         name = getattr(func, "__name__", "")
-        if not _writes_in_place(name) and "out" not in named:
+        if func in _OF_NUMBERS and "out" not in named:
+            named = _of_wide_numbers(args, named)
+        elif not _writes_in_place(name) and "out" not in named:
             tensors = [leaf for leaf in pytree.tree_leaves((args, named)) if isinstance(leaf, torch.Tensor)]
             if any(is_narrow(tensor) for tensor in tensors) and any(_is_wide(tensor) for tensor in tensors):
                 args, named = pytree.tree_map_only(torch.Tensor, _widen, (args, named))
         return func(*args, **named)
 
 
-class _WideOperators(TorchDispatchMode):
+def _of_wide_numbers(args: tuple[Any, ...], named: dict[str, Any]) -> dict[str, Any]:
+    """The arguments by name of a function that makes a tensor of numbers, for one that is wide."""
+    given = named.get("dtype")
+    if given is None:
+        kinds = {type(leaf) for leaf in pytree.tree_leaves((args, named))}
+        given = torch.complex64 if complex in kinds else torch.float32 if float in kinds else None
+    return {**named, "dtype": _NARROW[given]} if given in _NARROW else named
+
+
+class _WideOperators(DispatchMode):
     """Widens what every operator computes; views of narrow tensors stay views."""
 
     supports_higher_order_operators = True
@@ -152,14 +165,17 @@ class _WideOperators(TorchDispatchMode):
     ) -> Any:
         named = kwargs or {}
         if isinstance(func, torch._ops.HigherOrderOperator):  # noqa: SLF001 - cond, while_loop, flex_attention
-            raise WideUnsupportedError(str(func))
+            wide_args, wide_named = pytree.tree_map_only(torch.Tensor, _widen, (args, named))
+            return run_inside(self, func, wide_args, wide_named)
         if is_view(func):
             return func(*args, **named)
         written = written_tensors(func, args, named)
         copies: dict[int, torch.Tensor] = {}
 
+        is_cast = func._schema.name == "aten::_to_copy"  # noqa: SLF001 - it widens: a copy before it would be a second one
+
         def operand(value: Any) -> Any:
-            if isinstance(value, torch.Tensor) and value.dtype in _NARROW:
+            if isinstance(value, torch.Tensor) and value.dtype in _NARROW and not is_cast:
                 if id(value) not in copies:
                     copies[id(value)] = _widen(value)
                 return copies[id(value)]
@@ -179,12 +195,11 @@ class _WideOperators(TorchDispatchMode):
         return pytree.tree_map_only(torch.Tensor, lambda tensor: back.get(id(tensor), tensor), outputs)
 
     def _run(self, func: Any, args: tuple[Any, ...], named: dict[str, Any]) -> Any:
-        if func._schema.name in _DECOMPOSED:  # noqa: SLF001 - the documented schema of an OpOverload
-            return _DECOMPOSED[func._schema.name](*args, **named)  # noqa: SLF001 - as above
         try:
-            return func(*args, **named)
+            run: Callable[..., Any] = _DECOMPOSED.get(func._schema.name, func)  # noqa: SLF001 - the documented schema
+            return run(*args, **named)
         except (NotImplementedError, RuntimeError) as error:
-            if not _is_missing_kernel(error):
+            if not _is_missing_kernel(error) and func.namespace in _TORCH:
                 raise
             with self:
                 outputs = func.decompose(*args, **named)
@@ -209,7 +224,31 @@ def _grouped_product(
     return output
 
 
-_DECOMPOSED = {"aten::_grouped_mm": _grouped_product}
+def _by_sample(source: torch.Tensor, *rest: Any) -> torch.Tensor:
+    """A convolution, one sample at a time on the CPU: torch's fp64 kernel unfolds all that it is given at once, which
+    for a 3 x 3 kernel is nine times the input."""
+    convolution = torch.ops.aten.convolution.default
+    if source.device.type != "cpu" or len(source) < 2:
+        return torch.as_tensor(convolution(source, *rest))
+    first = convolution(source[:1], *rest)
+    if not first.is_contiguous():  # channels last: the whole keeps its strides
+        return torch.as_tensor(convolution(source, *rest))
+    output = torch.empty((len(source), *first.shape[1:]), dtype=first.dtype, device=first.device)
+    output[:1] = first
+    for position in range(1, len(source)):
+        output[position : position + 1] = convolution(source[position : position + 1], *rest)
+    return output
+
+
+_OF_NUMBERS = frozenset((torch.tensor, torch.as_tensor, torch.asarray, torch.full, torch.scalar_tensor))
+_TORCH = frozenset(("aten", "prims", "prim"))  # an operator of another library's that fails in fp64 has no such form
+_OPERATORS = torch.library.Library("evalmode", "DEF")  # an operator of its own is one operator to those who watch
+_OPERATORS.define(str(torch.ops.aten.convolution.default._schema).removeprefix("aten::").replace("SymInt", "int"))  # noqa: SLF001 - the documented schema
+_OPERATORS.impl("convolution", _by_sample, "CompositeExplicitAutograd")
+_DECOMPOSED: dict[str, Callable[..., Any]] = {
+    "aten::_grouped_mm": _grouped_product,
+    "aten::convolution": torch.ops.evalmode.convolution,
+}
 
 
 def _is_missing_kernel(error: Exception) -> bool:

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 from evalmode.errors import BatchError, EvalmodeError, ModelRunError
 from evalmode.observe.tree import describe
 
-__all__ = ["arguments_of", "call", "require_batch"]
+__all__ = ["arguments_of", "call", "reason_of", "require_batch"]
 
 
 def arguments_of(batch: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -55,12 +55,24 @@ def call(model: Callable[..., Any], batch: Any, forward: Callable[[Any, Any], An
         raise
     except Exception as error:
         _explain_target(model, batch, forward, error)
-        first = str(error).strip().splitlines() or [""]
         raise ModelRunError(
-            f"{_name(model)} failed on a batch {describe(batch)}: {type(error).__name__}: {first[0]}",
+            f"{_name(model)} failed on a batch {describe(batch)}: {type(error).__name__}: {reason_of(error)}",
             expected=f"a model that runs; it was called as {_call_text(batch, forward)}",
             fix="see the model's own error above; if the call is wrong, pass forward=lambda model, batch: ...",
         ) from error
+
+
+def reason_of(error: BaseException) -> str:
+    r"""What an error says, in one line: the first one, or the last after a traceback that it quotes (TorchScript's).
+
+    Example:
+        >>> reason_of(RuntimeError("sizes differ\nException raised from check at Check.h:12"))
+        'sizes differ'
+        >>> reason_of(RuntimeError("failed in the interpreter.\nTraceback (most recent call last):\nValueError: no"))
+        'ValueError: no'
+    """
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [""]
+    return lines[-1] if any(line.startswith("Traceback ") for line in lines) else lines[0]
 
 
 def require_batch(model: Callable[..., Any], batch: Any, forward: Callable[[Any, Any], Any] | None = None) -> None:

@@ -8,6 +8,7 @@ from typing import Any, final
 from torch import nn
 
 from evalmode.certificate import Certificate
+from evalmode.mode.derived import staleness_unchecked
 from evalmode.mode.discover import require_modules
 from evalmode.mode.switch import evaluating
 from evalmode.predictor.calling import call
@@ -68,7 +69,7 @@ class ModulePredictor(Predictor):
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """The module's outputs, in evaluation."""
-        with evaluating(self._model):
+        with staleness_unchecked(), evaluating(self._model):
             return self._model(*args, **kwargs)
 
     def predict(self, batch: Any) -> Any:
@@ -78,5 +79,5 @@ class ModulePredictor(Predictor):
             BatchError: the batch cannot be meant for this module.
             ModelRunError: the module failed; its own error is the cause.
         """
-        with evaluating(self._model):
+        with staleness_unchecked(), evaluating(self._model):
             return call(self._model, batch, self._forward)

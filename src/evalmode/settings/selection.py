@@ -14,7 +14,7 @@ from typing import Self
 
 import msgspec
 
-from evalmode.certificate import Certificate, ClauseResult
+from evalmode.certificate import Certificate, ClauseResult, through_text
 from evalmode.checking.catalog import CLAUSE_FILES, pages
 from evalmode.clause import CLAUSES, Verdict
 from evalmode.errors import UsageError
@@ -24,7 +24,6 @@ from evalmode.settings.project_file import Settings
 __all__ = ["ClauseSelection", "Wanted", "complete_selection", "read_names", "select_clauses"]
 
 _PREFIX = re.compile(r"EM\d{1,3}")
-_THROUGH = re.compile(r"(?:through [^;]+?, )?see (EM\d{3})")  # a clause that another clause's finding breaks
 _UNSELECTED = "not selected"
 
 
@@ -184,8 +183,8 @@ class ClauseSelection:
     def _result(self, result: ClauseResult, everything: Sequence[Finding]) -> ClauseResult:
         found = [item for item in everything if item.clause == result.clause and item.severity is not Severity.ALLOWED]
         reasons = {index: self._reason(finding) for index, finding in enumerate(found)}
-        causes = list(_THROUGH.finditer(result.evidence)) if result.verdict is Verdict.BROKEN else []
-        through = {match[0]: self._ignored_code(match[1]) for match in causes}
+        causes = result.through if result.verdict is Verdict.BROKEN else ()
+        through = {through_text(code, path): self._ignored_code(code) for code, path in causes}
         said: dict[str, list[str]] = {}
         for index, finding in enumerate(found):
             if reasons[index]:

@@ -34,7 +34,7 @@ def mean_over_the_batch(self: Any, *args: Any, **kwargs: Any) -> Any:
 @fault(CLAUSE, "EM171", "companions", also=ALSO, per_sample=True)
 def standardised_over_everything(self: Any, *args: Any, **kwargs: Any) -> Any:
     x, outputs = taken(type(self).forward(self, *args, **kwargs))
-    mean, deviation = x.mean(), x.std() + 1e-5
+    mean, deviation = x.mean(), x.std() + 1e-5  # planted
     x = (x - mean) / deviation  # planted
     return outputs(x)
 

@@ -27,7 +27,7 @@ def calls_counted_outside_the_model(self: Any, *args: Any, **kwargs: Any) -> Any
     return outputs(x)
 
 
-@fault(CLAUSE, "EM181", "unstable")
+@fault(CLAUSE, "EM181", "unstable", also="EM154")
 def identity_dependent(self: Any, *args: Any, **kwargs: Any) -> Any:
     x, outputs = taken(type(self).forward(self, *args, **kwargs))
     token = object()

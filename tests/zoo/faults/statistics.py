@@ -122,6 +122,6 @@ def functional_batch_norm_training_true(self: Any, *args: Any, **kwargs: Any) ->
 @fault(CLAUSE, "EM142 EM171", "companions", also=COMPANIONS, per_sample=True)
 def batch_statistics_by_hand(self: Any, *args: Any, **kwargs: Any) -> Any:
     x, outputs = taken(type(self).forward(self, *args, **kwargs))
-    variance, mean = torch.var_mean(x, 0, keepdim=True)
+    variance, mean = torch.var_mean(x, 0, keepdim=True)  # planted
     x = (x - mean) / (variance + 1e-5).sqrt()  # planted
     return outputs(x)

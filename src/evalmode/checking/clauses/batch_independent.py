@@ -6,8 +6,9 @@ At one fixed batch shape, gives samples other companions (other samples, extreme
 bits settle it. Then runs batches of 1, 2, 3, 4, 5, 8 and 16 (32 where the given batch holds 16; `thorough`: every size
 up to 32; `fast`: 1 and 2). Where bits differ, a wide evaluation in fp64 decides: rounding shrinks by orders of
 magnitude, dependence stays. Rounding is measured and noted with the first module that shows it, never an error. Where
-the inputs carry a mask, padding is cut off and added. When a cause is found, its module is run sample by sample, so
-that a second one elsewhere is found too.
+the inputs carry a mask or lengths, padding is cut off and added. When a cause is found, its module is run sample by
+sample, so that a second one elsewhere is found too. A model that cannot run in fp64 is judged only where a difference
+at one fixed shape is far beyond what rounding in each of its modules comes to.
 
 Codes
 -----
@@ -54,9 +55,10 @@ Limits
 ------
 Tested on the samples of the given batch. Outputs without a batch axis (a loss, a cache object) are passed over, and
 said to be; lists with an entry a sample (boxes) are compared sample by sample. If the samples lie along another axis
-than the first, declare `batch_axis=`. Padding is tested where the batch holds some, at the end, under a named mask. A
+than the first, declare `batch_axis=`. Padding is tested under a named mask, at either end, or under named lengths. A
 choice (top-k, argmax) that falls otherwise in fp64 than in fp32 is counted apart. A second cause is found only outside
-the module of the first, and not with `probes="fast"`, which takes a difference below 1e-5 between sizes for rounding.
+the module of the first, and not with `probes="fast"`. A difference below 1e-5 between sizes is taken for rounding with
+`fast`, and at sizes above that of the given batch unless `thorough` is asked for: fp64 would need memory for them.
 
 Source
 ------
@@ -79,6 +81,7 @@ from evalmode.checking.subject import Subject
 from evalmode.clause import Verdict
 from evalmode.errors import ModelRunError
 from evalmode.finding import Finding, Place
+from evalmode.observe.still import can_still
 from evalmode.observe.wide import WideUnsupportedError
 
 CLAUSE = "batch-independent"
@@ -90,7 +93,11 @@ def examine(subject: Subject) -> Examination:
     """Test the clause on `subject`."""
     if isinstance(subject.axis, str):
         return Examination(probes=0, evidence=f"no batch axis: {subject.axis}", verdict=Verdict.NOT_TESTED)
-    drew = bool(subject.observation().draws)
+    loose = sorted({draw.operator for draw in subject.draws() if not can_still(draw.operator)})
+    if loose:
+        evidence = f"{loose[0]} draws random numbers and has no typical value, so samples cannot be compared"
+        return Examination(probes=0, evidence=evidence, verdict=Verdict.NOT_TESTED)
+    drew = bool(subject.draws())
     subject.stilled = drew
     try:
         return _examined(subject, drew)
@@ -160,8 +167,8 @@ def _broken(subject: Subject, probes: Probes, comparison: Comparison) -> Examina
 
 def _finding(probes: Probes, comparison: Comparison, cause: Dependence, code: str) -> Finding:
     seen = probes.seen(comparison)
-    if cause.mixed:
-        seen += f"; {cause.mixed}"
+    if cause.spread:
+        seen += f"; {cause.spread}"
     return Finding(code, CLAUSE, SUMMARIES[code], cause.place, seen=seen, fix=cause.fix)
 
 
@@ -213,7 +220,7 @@ def _same_cause(place: Place, other: Place) -> bool:
 
 
 def _padding(subject: Subject, search: Search) -> Finding | None:
-    for padding in find_padding(subject.batch):
+    for padding in find_padding(subject):
         try:
             leak, probes = padding_leak(subject, padding)
         except WideUnsupportedError as error:
@@ -227,8 +234,8 @@ def _padding(subject: Subject, search: Search) -> Finding | None:
                 CLAUSE,
                 SUMMARIES["EM174"],
                 place,
-                seen=f"{leak.what}: {leak.leaf} moves by {leak.gap:.2g} where the mask is on; fp64 agrees: no rounding",
-                fix=f"apply {padding.path.strip('[]').strip(chr(39))} before values of several positions are combined",
+                seen=f"{leak.what}: {leak.leaf} moves by {leak.gap:.2g} where there is none; fp64 agrees: no rounding",
+                fix=f"apply {padding.name.strip('[]').strip(chr(39))} before values of several positions are combined",
             )
     return None
 
@@ -249,7 +256,9 @@ def _kept(search: Search, notes: tuple[str, ...]) -> Examination:
             f"a choice (top-k, argmax) near a tie falls otherwise in fp64: counted apart, moves by {gap:.1e}",
         )
     if search.assumed:
-        notes = (*notes, 'less than 1e-5 between sizes is taken for rounding: probes="default" tests it')
+        fast = search.subject.probes == "fast"
+        where, stronger = ("between sizes", "default") if fast else ("at sizes above the batch's", "thorough")
+        notes = (*notes, f'less than 1e-5 {where} is taken for rounding: probes="{stronger}" tests it')
     module = first_module(probes, measured) if search.subject.probes != "fast" else None
     lines = (*rounding_note(measured, module, search.stable), *probes.notes(), *notes)
     return Examination(probes=probes.count, evidence=evidence, verdict=verdict, notes=lines, measured=measured)

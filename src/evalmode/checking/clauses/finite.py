@@ -44,7 +44,9 @@ Use instead
 Fix and its safety
 ------------------
 Add a small constant to what is divided by or taken the logarithm of, or clamp it. This changes answers a little: a
-model that was trained without it should be evaluated again.
+model that was trained without it should be evaluated again. A sample that is masked throughout has nothing to attend
+to: send none, or leave one position unmasked. Where that is sure, or where scores are masked with -inf on purpose,
+`allow=` the module path or leave that output out with `outputs=`.
 
 Limits
 ------
@@ -64,21 +66,23 @@ from typing import Any
 import torch
 
 from evalmode.checking.examination import Examination
-from evalmode.checking.padding import masks
+from evalmode.checking.padding import argument_names, masks
 from evalmode.checking.subject import Outputs, Subject
 from evalmode.clause import Verdict
 from evalmode.errors import ModelRunError
 from evalmode.finding import Finding, Place
 from evalmode.observe.finiteness import first_non_finite
-from evalmode.observe.tree import map_leaves, tensor_leaves
+from evalmode.observe.layouts import dense_parts, divisible, is_plain, through_dense
+from evalmode.observe.tree import dense_leaves, map_leaves, tensor_leaves
 
 CLAUSE = "finite"
 _TOGETHER = "edge values, one sample each"
+_MASKED = "a sample masked throughout by"
 
 
 def examine(subject: Subject) -> Examination:
     """Test the clause on `subject`."""
-    if not all(_is_finite(leaf) for _, leaf in tensor_leaves(subject.batch)):
+    if not all(_is_finite(leaf) for _, leaf in dense_leaves(subject.batch)):
         return Examination(probes=0, evidence="the given batch itself holds NaN or Inf", verdict=Verdict.NOT_TESTED)
     tried: list[str] = []
     refused: list[str] = []
@@ -101,7 +105,7 @@ def examine(subject: Subject) -> Examination:
         if bad and name == _TOGETHER:
             inputs.extend(edges)  # to see which one it is
         elif bad:
-            finding = _finding(subject, batch, name, outputs, bad)
+            finding = _finding(subject, batch, name, outputs, bad, sum(other != _TOGETHER for other in tried) - 1)
             return Examination(probes=len(tried), evidence="", findings=(finding,), notes=tuple(refused))
     count = min(len(edges), _samples(subject)) if _TOGETHER in tried else len(tried) - 1
     evidence = (
@@ -113,10 +117,11 @@ def examine(subject: Subject) -> Examination:
 def _edges(subject: Subject) -> list[tuple[str, Any]]:
     """Edge inputs by name; none if the batch holds neither floating values nor a mask."""
     masked = [
-        (f"a sample masked throughout by {path.strip('[]').strip(chr(39))}", _masked(subject.batch, path, real))
-        for path, _, real in masks(subject.batch)
+        (f"{_MASKED} {path.strip('[]').strip(chr(39))}", _masked(subject.batch, path, real))
+        for path, _, real in masks(subject.batch, argument_names(subject))
     ]
-    values = [leaf.detach() for path, leaf in tensor_leaves(subject.batch) if _varies(path, leaf)]
+    varied = [leaf.detach() for path, leaf in tensor_leaves(subject.batch) if _varies(path, leaf)]
+    values = [part.double() for leaf in varied for part in dense_parts(leaf) if part.numel()]
     if not values:
         return masked
     low = min(float(leaf.min()) for leaf in values)
@@ -156,7 +161,7 @@ def _samples(subject: Subject) -> int:
 def _together(subject: Subject, edges: list[tuple[str, Any]]) -> Any | None:
     """One batch with a sample of each edge input, as many as fit; None if the batch has no samples to share out."""
     axis = subject.axis
-    if isinstance(axis, str) or axis.listed:
+    if isinstance(axis, str) or axis.listed or not all(is_plain(leaf) for _, leaf in tensor_leaves(subject.batch)):
         return None
     inputs = [dict(tensor_leaves(batch)) for _, batch in edges]
 
@@ -170,13 +175,22 @@ def _together(subject: Subject, edges: list[tuple[str, Any]]) -> Any | None:
 
 
 def _varied(batch: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> Any:
-    return map_leaves(lambda path, leaf: change(leaf.detach()) if _varies(path, leaf) else leaf, batch)
+    def changed(values: torch.Tensor) -> torch.Tensor:
+        return change(values) if values.numel() else values
+
+    return map_leaves(lambda path, leaf: through_dense(changed, leaf.detach()) if _varies(path, leaf) else leaf, batch)
 
 
 def _varies(path: str, leaf: object) -> bool:
     """Whether a leaf is a floating input; a floating mask or weight of samples is not varied."""
     named = any(word in path.lower() for word in ("mask", "bias", "weight", "length", "time", "step"))
-    return isinstance(leaf, torch.Tensor) and leaf.is_floating_point() and leaf.numel() > 0 and not named
+    return (
+        isinstance(leaf, torch.Tensor)
+        and leaf.is_floating_point()
+        and leaf.numel() > 0
+        and not named
+        and divisible(leaf)
+    )
 
 
 def _first_constant(values: torch.Tensor) -> torch.Tensor:
@@ -188,28 +202,47 @@ def _first_constant(values: torch.Tensor) -> torch.Tensor:
 
 def _one_spike(values: torch.Tensor) -> torch.Tensor:
     changed = torch.full_like(values, float(values.double().mean()))
-    changed.reshape(-1)[:1].fill_(float(values.max())) if changed.is_contiguous() else None
+    changed[(0,) * values.dim()] = float(values.max())
     return changed
 
 
 def _is_finite(leaf: torch.Tensor) -> bool:
     if not leaf.is_floating_point() and not leaf.is_complex():
         return True
-    return bool(leaf.isfinite().all())
+    return bool((leaf if leaf.itemsize > 1 else leaf.float()).isfinite().all())
 
 
-def _finding(subject: Subject, batch: Any, name: str, outputs: Outputs, bad: list[str]) -> Finding:
+def _finding(subject: Subject, batch: Any, name: str, outputs: Outputs, bad: list[str], sound: int) -> Finding:
+    """The finding for an input that `sound` other inputs were tried before, all with finite outputs."""
     nan = any(bool(outputs[path].isnan().any()) for path in bad)
     one_pass = subject.bare_pass(batch)
     parting = first_non_finite(lambda: subject.tensors(one_pass()), subject.model)
     count = sum(int((~outputs[path].isfinite()).sum()) for path in bad)
     total = sum(outputs[path].numel() for path in bad)
     operator = parting.operator.replace("aten.", "").partition(".")[0] if parting is not None else "an unseen operator"
-    return Finding(
-        "EM191",
-        CLAUSE,
-        "finite inputs give outputs that are not finite",
-        parting.place if parting is not None else Place(),
-        seen=f"{name}: {count} of {total} values are {'NaN' if nan else 'infinite'}; first out of {operator}",
-        fix="keep the operand away from the edge: add a small constant, or clamp it",
-    )
+    place = parting.place if parting is not None else Place()
+    seen = f"{name}: {count} of {total} values are {'NaN' if nan else 'infinite'}; first out of {operator}"
+    allowed = f'allow=["{place.module}"]' if place.module else "outputs= with the other outputs"
+    fix = "keep the operand away from the edge: add a small constant, or clamp it"
+    if name.startswith(_MASKED):
+        if sound:
+            seen += f"; only this edge: the given batch and {sound - 1} others are finite"
+        if _is_fast_path(subject, batch):
+            seen += "; without the fast path of nn.TransformerEncoder (torch.backends.mha) it is finite"
+        fix = f"send no sample without a position to attend to: leave one unmasked; if none is ever sent, {allowed}"
+    elif not nan:
+        fix = f"clamp it; scores masked with -inf on purpose: {allowed}, or mask with torch.finfo(x.dtype).min"
+    return Finding("EM191", CLAUSE, "finite inputs give outputs that are not finite", place, seen=seen, fix=fix)
+
+
+def _is_fast_path(subject: Subject, batch: Any) -> bool:
+    """Whether the outputs are finite once torch's fast path for attention is off."""
+    if not torch.backends.mha.get_fastpath_enabled():
+        return False
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        return all(map(_is_finite, subject.run(batch).values()))
+    except ModelRunError:
+        return False
+    finally:
+        torch.backends.mha.set_fastpath_enabled(True)

@@ -66,7 +66,8 @@ A graph baked in training has to be traced or exported again, after `eval()`. A 
 Limits
 ------
 A flag of the user's own that is not named like one shows only in what it does: see the other clauses. A hidden module
-without parameters and without a mode (an activation, a loss) is passed over.
+without parameters and without a mode (an activation, a loss) is passed over. A container of more than 10,000 items is
+searched that far; where the rest may hold modules the verdict is `undecided`.
 
 Source
 ------
@@ -76,8 +77,10 @@ https://docs.pytorch.org/docs/stable/generated/torch.nn.Module.html#torch.nn.Mod
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterable
 from dataclasses import replace
 
+import torch
 from torch import fx, jit, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.dropout import _DropoutNd
@@ -85,12 +88,14 @@ from torch.nn.modules.dropout import _DropoutNd
 from evalmode.checking.examination import Examination
 from evalmode.checking.own_flags import own_flags
 from evalmode.checking.subject import Subject
+from evalmode.clause import Verdict
 from evalmode.finding import Finding, Place
 from evalmode.mode.baked import training_operators
-from evalmode.mode.discover import Discovery, discover
+from evalmode.mode.discover import Discovery, Truncation, discover
 from evalmode.observe.operators import is_exported
 
 CLAUSE = "mode-complete"
+_PLAIN = frozenset((bool, int, float, complex, str, bytes, type(None), torch.Tensor, nn.Parameter))
 _WITH_MODE = (_DropoutNd, _NormBase, nn.RReLU, nn.RNNBase, nn.MultiheadAttention, nn.Transformer)
 
 
@@ -116,17 +121,29 @@ def examine(subject: Subject) -> Examination:
     findings.extend(_own_flags(subject, findings))
     reach = f"{len(hidden)} out of reach of eval(), all in evaluation mode" if hidden else "none out of reach of eval()"
     notes = tuple(
-        f"{paths.get(id(cut.holder), '')}{cut.label}: {cut.searched:,} of {cut.size:,} items searched"
+        f"{(paths.get(id(cut.holder), '') + cut.label).lstrip('.')}: {cut.searched:,} of {cut.size:,} items searched"
         for cut in found.truncated
     )
     count = len(found.modules)
+    open_ended = any(_may_hold_modules(cut) for cut in found.truncated)
+    evidence = f"{count} module{'s' if count != 1 else ''}, {reach}"
     return Examination(
         probes=count,
-        evidence=f"{count} module{'s' if count != 1 else ''}, {reach}",
+        evidence=f"{evidence} as far as was searched: a container is too long" if open_ended else evidence,
         findings=tuple(findings),
+        verdict=Verdict.UNDECIDED if open_ended else None,
         notes=notes,
         measured={"modules": count, "hidden": len(hidden)},
     )
+
+
+def _may_hold_modules(cut: Truncation) -> bool:
+    """Whether what was not searched of a long container may hold modules: plain data (a vocabulary) does not."""
+    container = cut.holder.__dict__.get(cut.label.removeprefix("."))
+    values = container.values() if isinstance(container, dict) else container
+    if not isinstance(values, Iterable):  # further down than an attribute: it is not looked up again
+        return True
+    return any(type(value) not in _PLAIN for value in values)
 
 
 def has_mode(module: nn.Module) -> bool:
@@ -170,8 +187,8 @@ def _left_in_training(found: Discovery, paths: dict[int, str], hidden: set[int])
         for module in found.modules
         if id(module) in paths
         and id(module) not in hidden
-        and module.training
         and not isinstance(module, jit.ScriptModule | fx.GraphModule)
+        and module.training
         and not any(_is_inside(paths[id(module)], graph) for graph in exported)
     ]
     tops: list[str] = []
@@ -197,7 +214,7 @@ def _hidden_in_training(found: Discovery, paths: dict[int, str], hidden: set[int
     findings: list[Finding] = []
     for module in found.modules:
         path = paths.get(id(module), "")
-        if id(module) not in hidden or not module.training or not _matters(module):
+        if id(module) not in hidden or not getattr(module, "training", False) or not _matters(module):
             continue
         if any(_is_inside(path, other.place.module) for other in findings):
             continue

@@ -5,7 +5,7 @@ What it does
 Runs the model under `no_grad` and watches whether any operator records a graph, whether gradients are still off
 afterwards, whether any `.grad` differs, and whether a tensor that the pass made lives on when its outputs are gone
 (what is kept on a module is told by `no-state-change`). Then calls `backward()` inside `evalmode.evaluating`, where it
-must do nothing. The caller's own grad mode is not judged.
+must do nothing, after another forward pass (`fast`: without one). The caller's own grad mode is not judged.
 
 Codes
 -----
@@ -57,7 +57,9 @@ derivative to answer (forces from an energy) may allow it by module path; `detac
 
 Limits
 ------
-Tested under `no_grad` in one thread. What a model does with gradients on is its training, and not tested here.
+Tested under `no_grad`, which holds for one thread: what `forward` hands to another thread or to a pool of threads is
+watched there, but not what a thread does that ran before. What a model does with gradients on is its training, and not
+tested here.
 
 Source
 ------
@@ -66,10 +68,14 @@ https://docs.pytorch.org/docs/stable/notes/autograd.html#locally-disabling-gradi
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
+from torch.nn.parameter import is_lazy
 
 from evalmode.checking.examination import Examination
 from evalmode.checking.subject import Subject
+from evalmode.errors import ModelRunError
 from evalmode.finding import Finding, Place
 from evalmode.mode.switch import evaluating
 from evalmode.observe.kept_outside import KeptOutside, made_tensors
@@ -83,12 +89,12 @@ CLAUSE = "no-gradients"
 def examine(subject: Subject) -> Examination:
     """Test the clause on `subject`."""
     observation = subject.observation()
-    leaks = _leaves_gradients_on(subject)
-    changed = _changed_gradients(subject)
+    first = subject.first_pass()
+    changed = [change.path for change in first.of_kind("gradient")]
     findings: list[Finding] = []
-    if leaks:
+    if first.gradients_on:
         findings.append(_leak(observation))
-    elif (observation.graphs or _has_graph(observation)) and not observation.backwards:
+    elif (observation.graphs or observation.outputs_have_graph) and not (changed and observation.backwards):
         findings.extend(_graphs(observation))
     if changed:
         findings.append(_moved(observation, changed))
@@ -106,35 +112,31 @@ def examine(subject: Subject) -> Examination:
     )
 
 
-def _leaves_gradients_on(subject: Subject) -> bool:
-    subject.prepare()
-    subject.passes += 1
-    with torch.no_grad():
-        call(subject.model, subject.batch, subject.forward)
-        return torch.is_grad_enabled()
-
-
-def _changed_gradients(subject: Subject) -> list[str]:
-    subject.bare_pass()()
-    return [change.path for change in subject.state.changes() if change.kind == "gradient"]
-
-
 def _backward_effect(subject: Subject) -> list[str]:
     """Names of what a `backward()` inside evaluation changes: nothing, if the promise holds.
 
-    Outputs carry no graph there, so graphs over the parameters are built before entering, and called on inside.
+    Outputs carry no graph there, so graphs over the parameters are built before entering, and called on inside, after a
+    forward pass (`fast`: without one).
     """
     subject.prepare()
-    trainable = [parameter for parameter in subject.model.parameters() if parameter.requires_grad]
+    trainable = [own for own in subject.model.parameters() if own.requires_grad and not is_lazy(own)]
     with torch.enable_grad():
         before = [_scalar_of(parameter) for parameter in trainable if parameter.numel()]
-    subject.passes += 1
     with evaluating(subject.model, on_backward="ignore"):
-        outputs = call(subject.model, subject.batch, subject.forward)
-        tensors = [leaf for _, leaf in tensor_leaves(outputs) if leaf.is_floating_point() and leaf.requires_grad]
+        tensors = [] if subject.probes == "fast" else _with_gradient(subject)
         for scalar in (*before, *(leaf.sum() for leaf in tensors)):
             scalar.backward()
     return [change.path for change in subject.state.changes() if change.kind == "gradient"]
+
+
+def _with_gradient(subject: Subject) -> list[torch.Tensor]:
+    """The outputs of one more pass, in the grad mode of the moment, that require a gradient."""
+    subject.passes += 1
+    try:
+        outputs = call(subject.model, subject.batch, subject.forward)
+    except ModelRunError:  # it has run before: it needs what backward() gives, which has no effect here
+        return []
+    return [leaf for _, leaf in tensor_leaves(outputs) if leaf.is_floating_point() and leaf.requires_grad]
 
 
 def _scalar_of(parameter: torch.Tensor) -> torch.Tensor:
@@ -146,9 +148,7 @@ def _scalar_of(parameter: torch.Tensor) -> torch.Tensor:
 
 def _kept(subject: Subject) -> list[Finding]:
     """Tensors that live on although the outputs are gone and the model is back in its state: one finding a line."""
-    made = made_tensors(subject.bare_pass(), subject.model, places=False)
-    subject.prepare()
-    if not made.alive():
+    if not subject.observation().keeps_tensors:
         return []
     made = made_tensors(subject.bare_pass(), subject.model)
     subject.prepare()
@@ -166,23 +166,42 @@ def _kept(subject: Subject) -> list[Finding]:
     return findings
 
 
-def _has_graph(observation: Observation) -> bool:
-    return any(leaf.grad_fn is not None for _, leaf in tensor_leaves(observation.outputs))
-
-
 def _graphs(observation: Observation) -> list[Finding]:
-    """One finding for each line that switches gradients on; without one, the first operator that records."""
-    switches = [event for event in observation.gradient_switches if event.place.file]
+    """One finding for each line that switches gradients on, or that hands work to a thread where they are on.
+
+    Where `backward()` runs it is its line; without any such line it is the first operator that records.
+    """
+    elsewhere = [event for event in observation.graphs if event.handed_at is not None]
+    here = [event for event in observation.graphs if event.handed_at is None]
+    switches = [event for event in observation.gradient_switches if event.place.file] if here else []
     by_line: dict[tuple[str, int], Event] = {}
-    for event in switches or observation.graphs[:1]:
+    for event in observation.backwards or switches or here[:1]:
         by_line.setdefault((event.place.file, event.place.line), event)
-    first = observation.graphs[0] if observation.graphs else None
-    seen = f"{len(observation.graphs)} operators recorded a graph"
-    if first is not None:
-        seen += f", the first is {first.operator} in {first.place.module or 'the model itself'}"
-    places = [event.place for event in by_line.values()] or [Place()]
-    fix = "take enable_grad() out of forward; the caller decides, and training has gradients on anyway"
-    return [Finding("EM161", CLAUSE, "a graph is built under no_grad", place, seen=seen, fix=fix) for place in places]
+    seen, fix = _recorded(here), "take enable_grad() out of forward; the caller decides, and training has it on anyway"
+    if observation.backwards:
+        seen = f"{seen}; backward() ran, and every .grad of the model is as before"
+        fix = "take enable_grad() and backward() out of forward; derivatives that the answer needs: torch.autograd.grad"
+    places = [event.place for event in by_line.values()] or [Place()] * (not elsewhere)
+    findings = [_graph(place, seen, fix) for place in places]
+    groups: dict[Place | None, list[Event]] = {}
+    for event in elsewhere:
+        groups.setdefault(event.handed_at, []).append(event)
+    fix = "grad mode is per thread: with torch.no_grad(): inside the function that the thread runs; if it trains too, "
+    fix += "with torch.set_grad_enabled(on):, where on is torch.is_grad_enabled() from before it was handed over"
+    return findings + [
+        _graph(events[0].place, f"{_recorded(events)}; all on another thread", fix) for events in groups.values()
+    ]
+
+
+def _recorded(events: Sequence[Event]) -> str:
+    count = f"{len(events)} operator{'' if len(events) == 1 else 's'} recorded a graph"
+    if not events:
+        return count
+    return f"{count}, the first is {events[0].operator} in {events[0].place.module or 'the model itself'}"
+
+
+def _graph(place: Place, seen: str, fix: str) -> Finding:
+    return Finding("EM161", CLAUSE, "a graph is built under no_grad", place, seen=seen, fix=fix)
 
 
 def _leak(observation: Observation) -> Finding:

@@ -54,8 +54,9 @@ path: `check(model, batch, allow=["*.mc_dropout"])`.
 Limits
 ------
 torch's, Python's and numpy's global streams are watched, and generators that the model holds. One held elsewhere shows
-only as a difference: see `deterministic`. A torch generator that the forward pass seeds anew each time draws the same
-numbers each time, and does not count. What is drawn on other inputs only (a branch not taken) is not seen.
+only as a difference: see `deterministic`. What draws the same numbers each time does not count: a torch generator that
+the forward pass seeds anew, or torch's stream, seeded inside `torch.random.fork_rng()`, which gives it back. What is
+drawn on other inputs only (a branch not taken) is not seen.
 
 Source
 ------
@@ -64,16 +65,22 @@ https://docs.pytorch.org/docs/stable/generated/torch.nn.functional.dropout.html
 
 from __future__ import annotations
 
+import functools
+import gc
+import itertools
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
+from torch import nn
 
 from evalmode.checking.examination import Examination
 from evalmode.checking.subject import Subject
 from evalmode.finding import Finding, Place
+from evalmode.observe.changed_lines import changed_lines
 from evalmode.observe.host_randomness import find_host_draws
-from evalmode.observe.streams import read_streams, seed_streams, stream_differences
+from evalmode.observe.state import Difference, StateChange
 from evalmode.observe.watch import Draw
 
 CLAUSE = "no-randomness"
@@ -95,6 +102,7 @@ _FIXES = {
     "EM126": "draw only if self.training, or use numbers fixed in __init__",
     "EM127": "call eval() on the module",
 }
+_FIX_SWITCH = "do not call train() in forward: it undoes eval()"
 _RECURRENT = frozenset(("lstm", "gru", "rnn_tanh", "rnn_relu"))
 _ATTENTION = frozenset(("scaled_dot_product_attention", "multi_head_attention_forward"))
 
@@ -102,22 +110,30 @@ _ATTENTION = frozenset(("scaled_dot_product_attention", "multi_head_attention_fo
 def examine(subject: Subject) -> Examination:
     """Test the clause on `subject`."""
     observation = subject.observation()
-    draws = _effective(subject, observation.draws)
-    findings = _grouped([(code_of(draw), draw.place, draw) for draw in draws])
+    draws = subject.draws()
+    if any(draw.is_outside for draw in draws):
+        gc.collect()  # a module that the pass built may be held by nothing but itself
+    findings = _at_calls(subject, _grouped([(code_of(draw), _place_of(draw), draw) for draw in draws]))
     findings.extend(_of_moved_streams(subject, bool(draws)))
     count = len(draws)
     return Examination(
-        probes=2 if any(draw.own_stream for draw in observation.draws) else 1,
+        probes=1 if len(draws) == len(observation.draws) else 3,
         evidence=f"{count} random draw{'s' if count != 1 else ''}",
         findings=tuple(findings),
         measured={"draws": count, "operators": observation.operators},
     )
 
 
+def _place_of(draw: Draw) -> Place:
+    if not draw.is_outside:
+        return draw.place
+    return replace(draw.place, module=draw.place.module.replace(" built in forward>", " outside the model>"))
+
+
 def code_of(draw: Draw) -> str:
     """The code of the cause that a draw points to."""
     is_dropout = "Dropout" in draw.module_class or "dropout" in draw.function
-    if draw.built_in_forward and is_dropout:
+    if draw.stranger is not None and is_dropout and not draw.is_outside:
         return "EM121"
     if draw.function in _ATTENTION or "attention" in draw.operator:
         code = "EM123"
@@ -130,35 +146,11 @@ def code_of(draw: Draw) -> str:
     return "EM127" if draw.in_training else code
 
 
-def _effective(subject: Subject, draws: Sequence[Draw]) -> list[Draw]:
-    """Without draws from a generator of the pass's own that starts anew each time."""
-    own = [draw for draw in draws if draw.own_stream is not None]
-    if not own:
-        return list(draws)
-    again = [draw.own_stream for draw in _second_pass(subject) if draw.own_stream is not None]
-    repeated = {id(draw) for draw, state in zip(own, again, strict=False) if draw.own_stream == state}
-    return [draw for draw in draws if id(draw) not in repeated]
-
-
-def _second_pass(subject: Subject) -> list[Draw]:
-    """Draws of a pass that goes on from where the first one left the model."""
-    first = subject.bare_pass()
-    first()
-    from evalmode.observe.watch import watch
-
-    return watch(first, subject.model).draws
-
-
 def _of_moved_streams(subject: Subject, drew: bool) -> list[Finding]:
-    run = subject.bare_pass()
-    seed_streams(subject.seed)
-    before = read_streams()
-    run()
-    moved = stream_differences(before, read_streams())
+    first = subject.first_pass()
+    moved = first.streams
     findings: list[Finding] = []
-    own = [
-        held for held in subject.state.generators if held.moved() and not isinstance(held.generator, torch.Generator)
-    ]
+    own = [held for held in first.generators if not isinstance(held.generator, torch.Generator)]
     if own or {"python", "numpy"} & set(moved):
         found = find_host_draws(subject.bare_pass(), subject.model, own=own)
         unplaced = [("EM126", Place(one.module), one.path) for one in own] or [("EM126", Place(), "python")]
@@ -196,6 +188,53 @@ def _finding(code: str, members: Sequence[tuple[Place, object]]) -> Finding:
     if len(modules) > 1:
         seen += f"; in {len(modules)} modules, {', '.join(modules[:3])}{' ...' if len(modules) > 3 else ''}"
     return Finding(code, CLAUSE, _SUMMARIES[code], place, seen=seen, fix=_FIXES[code])
+
+
+def _at_calls(subject: Subject, findings: list[Finding]) -> list[Finding]:
+    """The findings, with a module that `forward` itself brings into training placed at the line that does so."""
+    modules = {path: module for path, module, _ in subject.state.attributes}
+    run = subject.bare_pass()  # from the state in which every pass starts
+    switched = [
+        Difference(
+            StateChange("flag", path, "training"),
+            before=False,
+            read=functools.partial(_in_training, modules[path]),
+            differs=functools.partial(_in_training, modules[path]),
+        )
+        for path in dict.fromkeys(finding.place.module for finding in findings if finding.code == "EM127")
+        if path in modules and not _in_training(modules[path])
+    ]
+    if not switched:
+        return findings
+    lines = {change.module: place for change, place in changed_lines(run, subject.model, switched).items()}
+    at_lines: dict[Place, list[Finding]] = {}
+    kept = []
+    for finding in findings:
+        line = lines.get(finding.place.module) if finding.code == "EM127" else None
+        if line is None:
+            kept.append(finding)
+        else:
+            at_lines.setdefault(line, []).append(finding)
+    return kept + [switched for line, members in at_lines.items() for switched in _switched_at(line, members)]
+
+
+def _switched_at(line: Place, members: Sequence[Finding]) -> list[Finding]:
+    """One finding at the module that holds all that the line switched; one each where only the model does."""
+    modules = [finding.place.module for finding in members]
+    pieces = zip(*(f"{module}.".split(".") for module in modules), strict=False)
+    above = itertools.takewhile(lambda row: len(set(row)) == 1, pieces)
+    holder = ".".join(row[0] for row in above if row[0])
+    if len(modules) == 1 or not holder:
+        places = [replace(line, module=module) for module in modules]
+        return [replace(one, place=at, fix=_FIX_SWITCH) for one, at in zip(members, places, strict=True)]
+    more = (
+        f"{members[0].seen}; so in {len(modules)} modules, {', '.join(modules[:3])}{' ...' if len(modules) > 3 else ''}"
+    )
+    return [replace(members[0], place=replace(line, module=holder), seen=more, fix=_FIX_SWITCH)]
+
+
+def _in_training(module: nn.Module) -> bool:
+    return bool(getattr(module, "training", False))
 
 
 def _event_name(event: object) -> str:

@@ -2,10 +2,12 @@
 
 What it does
 ------------
-Compares every parameter, buffer, attribute, list and dictionary of every module, and of plain objects that a module
-holds, with what it was before a forward pass: tensors bit for bit, writes through `.data` included. What changed is
-traced to its line. What is not part of `state_dict()` counts only if it depends on the content of the batch or
-changes again in the next pass: a table made once for a shape does not.
+Compares every parameter, buffer, attribute, list, dictionary and array of every module, and of plain objects and
+functions that a module holds, with what it was before a forward pass: tensors bit for bit, writes through `.data`
+included. So it does with what the user's own code reaches from `forward` on: globals of its files, attributes of its
+classes, values of an enclosing function. What changed is traced to its line. What is not part of `state_dict()` counts
+only if it depends on the content of the batch or changes again in the next pass: a table made once for a shape does
+not.
 
 Codes
 -----
@@ -59,8 +61,9 @@ removed afterwards. Training is unchanged. Where the code that reads a kept tens
 
 Limits
 ------
-What a closure, a global or an object of a library keeps is not compared; kept tensors there show in `no-gradients`.
-An attribute that depends on the shape of the batch alone (`self.size = x.shape[-1]`) is passed over.
+What the code of an installed package keeps in globals, classes and closures is not compared, nor the state of an
+iterator or an `lru_cache`, nor what a hook keeps that others hung on a module. A tensor kept outside of the model shows
+in `no-gradients`. An attribute that depends on the shape of the batch alone (`self.size = x.shape[-1]`) is passed over.
 
 Source
 ------
@@ -73,6 +76,7 @@ import collections
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch.nn.modules.batchnorm import _NormBase
 
@@ -118,6 +122,8 @@ def examine(subject: Subject) -> Examination:
 
 def _changed(subject: Subject) -> tuple[list[tuple[Difference, str]], int]:
     """What one pass changes and counts, with what was seen of it; and how many passes it took to tell."""
+    if not subject.first_pass().of_kind("flag", "tensor", "attribute"):
+        return [], 1
     run = subject.bare_pass()
     run()
     differences = subject.state.differences()
@@ -219,10 +225,12 @@ def _seen(difference: Difference) -> str:
     """What happened to one value, in numbers."""
     before, now = difference.before, difference.read()
     if isinstance(now, torch.Tensor) and isinstance(before, torch.Tensor):
-        return _tensor_change(before, now)
+        return _tensor_change(before, now, replaced=difference.change.kind == "attribute")
     if isinstance(now, torch.Tensor):
         graph = ", with its graph" if now.grad_fn is not None else ""
         return f"holds a tensor {tuple(now.shape)} of {now.numel() * now.element_size():,} bytes{graph}"
+    if isinstance(now, np.ndarray) and isinstance(before, np.ndarray) and now.shape == before.shape:
+        return f"changed in {int((now != before).sum())} of {now.size} elements"
     if before is ABSENT or now is ABSENT:
         return "appeared" if before is ABSENT else "disappeared"
     if isinstance(now, dict | list | set | tuple | collections.deque) and hasattr(before, "__len__"):
@@ -235,14 +243,15 @@ def _seen(difference: Difference) -> str:
     return f"holds another {type(now).__name__}"
 
 
-def _tensor_change(old: torch.Tensor, now: torch.Tensor) -> str:
+def _tensor_change(old: torch.Tensor, now: torch.Tensor, *, replaced: bool) -> str:
     before = old.detach()
     if before.shape != now.shape:
         return f"went from {tuple(before.shape)} to {tuple(now.shape)}"
     if before.dtype != now.dtype:
         return f"went from {before.dtype} to {now.dtype}"
     if same_bits(before, now.detach()):
-        return f"has requires_grad {now.requires_grad}, which it had not"
+        other = "is another tensor, with the same values for this batch"
+        return other if replaced else f"has requires_grad {now.requires_grad}, which it had not"
     if before.is_floating_point():
         moved = (now.detach().double() - before.double()).abs().nan_to_num(nan=torch.inf, posinf=torch.inf)
         return f"moved by up to {float(moved.max()):.2g}"

@@ -3,8 +3,8 @@
 What it does
 ------------
 Sets some modules to training and some not, enters `evalmode.evaluating`, runs the model, and leaves: once in the
-ordinary way and once through an exception. Then compares flags, random streams, parameters, buffers, `.grad`,
-`requires_grad` and grad mode with what they were, bit for bit.
+ordinary way and once through an exception (`fast`: raised before the model runs). Then compares flags, random streams,
+parameters, buffers, `.grad`, `requires_grad` and grad mode with what they were, bit for bit.
 
 Codes
 -----
@@ -80,7 +80,7 @@ from torch import nn
 
 from evalmode.checking.examination import Examination
 from evalmode.checking.subject import Subject
-from evalmode.errors import SwitchError
+from evalmode.errors import ModelRunError, SwitchError
 from evalmode.finding import Finding, Place
 from evalmode.mode.discover import discover
 from evalmode.mode.overrides import overrides_of
@@ -98,8 +98,7 @@ class _LeavingError(Exception):
 def examine(subject: Subject) -> Examination:
     """Test the clause on `subject`."""
     changes: dict[StateChange, None] = {}
-    subject.bare_pass()()
-    by_forward = frozenset(subject.state.changes())
+    by_forward = frozenset(subject.first_pass().changes)
     for by_exception in (False, True):
         changes |= dict.fromkeys(_around(subject, by_exception, by_forward))
     subject.state.put_back()
@@ -112,10 +111,13 @@ def _around(subject: Subject, by_exception: bool, by_forward: frozenset[StateCha
     subject.state.put_back()
     called = _in_training(subject.model)
     flags = _arranged(subject.model)
-    state = read_state(subject.model) if called else subject.state
-    with contextlib.suppress(_LeavingError), evaluating(subject.model, on_backward="ignore"):
-        subject.passes += 1
-        call(subject.model, subject.batch, subject.forward)
+    more = called and any(change.kind != "flag" for change in subject.state.changes())
+    state = read_state(subject.model) if more else subject.state  # a second copy of the model only where train() wrote
+    # the model has run before: if it fails here, it needs what backward() gives, and leaves by its own exception
+    with contextlib.suppress(_LeavingError, ModelRunError), evaluating(subject.model, on_backward="ignore"):
+        if not (by_exception and subject.probes == "fast"):
+            subject.passes += 1
+            call(subject.model, subject.batch, subject.forward)
         if by_exception:
             raise _LeavingError
     paths = discover(subject.model).paths()
