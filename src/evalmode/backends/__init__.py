@@ -1,0 +1,1 @@
+"""What runs a model: one file per back end, each from a program to an executor."""

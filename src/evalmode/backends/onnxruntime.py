@@ -1,0 +1,248 @@
+"""onnxruntime: the exported graph as ONNX, run by ONNX Runtime on the processor.
+
+What it does
+------------
+Translates the exported graph to ONNX once, with a free batch axis where the model has one, fixes the axis to the
+execution's batch size when a session is made, and runs it with a thread pool of its own. Inputs are read and outputs
+written in place.
+
+Why it matters
+--------------
+Small models and recurrent ones often run faster than anywhere else, a build takes seconds, and the payload is data:
+ONNX executes nothing.
+
+Example
+-------
+    import evalmode
+
+    fast = evalmode.optimize(model, batch, backends=["onnxruntime"])
+
+Use instead
+-----------
+`openvino` for convolutions and bf16, `inductor` for a model that does not export.
+
+Fix and its safety
+------------------
+Where an operator has no ONNX form the message names it: rewrite that line of the model, or use another back end.
+
+Limits
+------
+fp32 only, on the processor only; bf16 tensors and complex numbers as inputs or outputs are refused. An output whose
+shape depends on values is refused. Needs the packages onnx, onnxscript and onnxruntime to build, the last alone to
+load.
+
+Source
+------
+https://onnxruntime.ai/docs/performance/tune-performance/threading.html
+https://docs.pytorch.org/docs/stable/onnx_export.html
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from importlib.metadata import version
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, final
+
+import torch
+from torch import Tensor
+
+from evalmode.backends.backend import Backend, Chunk, Executor
+from evalmode.backends.configuration import Configuration
+from evalmode.backends.folder import Folder
+from evalmode.backends.interface import Interface
+from evalmode.backends.memory import forget_last_export
+from evalmode.backends.onnx_file import MODEL, WEIGHTS, exporter_missing, onnx_file
+from evalmode.backends.packing import pack, unpack
+from evalmode.backends.portable import portable, reference_outputs
+from evalmode.backends.program import Program
+from evalmode.backends.quiet import quiet
+from evalmode.backends.refusal import EXTRA, refusal, require
+from evalmode.backends.surroundings import undisturbed
+from evalmode.backends.threads import each_pinned
+from evalmode.errors import BackendError
+
+if TYPE_CHECKING:
+    import onnxruntime
+
+__all__ = ["ONNXRUNTIME"]
+
+_PARTS = ("interface", "constants", "model", "weights")
+_TYPES = {
+    torch.float64: "double", torch.float32: "float", torch.float16: "float16", torch.int64: "int64",
+    torch.int32: "int32", torch.int16: "int16", torch.int8: "int8", torch.uint8: "uint8", torch.bool: "bool",
+}  # fmt: skip
+
+
+def _missing() -> str | None:
+    return None if find_spec("onnxruntime") else EXTRA
+
+
+def _version() -> str:
+    return f"onnxruntime {version('onnxruntime')}" if find_spec("onnxruntime") else "onnxruntime"
+
+
+def _build(program: Program, configuration: Configuration) -> Executor:
+    require("onnxruntime", _missing() or exporter_missing())
+    inputs = program.inputs_at(configuration.batch)
+    reference = reference_outputs(program, configuration.batch)
+    _refuse_types((*inputs, *reference))
+    try:
+        with quiet(), torch.inference_mode(mode=False), torch.no_grad():
+            graph = portable(program, configuration.batch)
+            folder, used = onnx_file(graph.exported)
+    except Exception as error:
+        raise refusal("onnxruntime", error, "convert") from error
+    finally:
+        forget_last_export()
+    interface = Interface.of(inputs, reference, graph.constants, graph.wiring, used)
+    executor = _OnnxExecutor(folder, configuration, interface, graph.constants)
+    executor.run([inputs])  # what cannot run is refused now, and the first call costs no more than any other
+    return executor
+
+
+def _load(payload: bytes, configuration: Configuration, outputs: int) -> Executor:
+    require("onnxruntime", _missing())
+    parts = unpack(payload, _PARTS)
+    interface, constants = Interface.from_parts(parts, outputs)
+    folder = Folder()
+    (folder.path / MODEL).write_bytes(parts["model"])
+    if parts["weights"]:
+        (folder.path / WEIGHTS).write_bytes(parts["weights"])
+    return _OnnxExecutor(folder, configuration, interface, constants)
+
+
+def _refuse_types(tensors: Sequence[Tensor]) -> None:
+    for tensor in tensors:
+        if tensor.dtype not in _TYPES:
+            raise BackendError(
+                f"onnxruntime cannot exchange {tensor.dtype} with torch", expected=", ".join(map(str, _TYPES))
+            )
+
+
+@final
+class _OnnxExecutor(Executor):
+    """A session for one execution shape. Sessions may be run from several threads at once."""
+
+    def __init__(self, folder: Folder, configuration: Configuration, interface: Interface, constants: Chunk) -> None:
+        self.configuration = configuration
+        self._folder = folder
+        self._interface = interface
+        self._constants = constants
+        self._session: onnxruntime.InferenceSession | None = None
+        with quiet():
+            session = _session(folder, configuration, interface)
+        self._names = tuple(value.name for value in session.get_inputs())
+        self._outputs = [value.name for value in session.get_outputs()]
+        self._shapes = [record.shape for record in interface.computed]
+        self._dtypes = [record.element_type for record in interface.computed]
+        if (len(self._names), len(self._outputs)) != (len(interface.used), len(interface.computed)):
+            raise BackendError("onnxruntime: the file has other inputs or outputs than the payload says")
+        self._session = session
+
+    def run(self, chunks: Sequence[Chunk]) -> list[Chunk]:
+        """The outputs of each chunk, in order.
+
+        Raises:
+            BackendError: ONNX Runtime refuses the inputs, an output's shape depends on values, or it is closed.
+        """
+        configuration = self.configuration
+        if configuration.streams == 1 or len(chunks) == 1:
+            return [undisturbed("cpu", self._one, chunk) for chunk in chunks]  # the session has threads of its own
+        return each_pinned(1, configuration.streams, self._one, chunks)
+
+    def _one(self, chunk: Chunk) -> Chunk:
+        session = self._session
+        if session is None:
+            raise BackendError(f"{self.configuration} is closed")
+        # An inference tensor, or one that needs gradients, has no numpy form.
+        feed = {
+            name: chunk[index].detach().numpy() for name, index in zip(self._names, self._interface.used, strict=True)
+        }
+        try:
+            arrays = session.run(self._outputs, feed)
+        except Exception as error:
+            raise refusal("onnxruntime", error, "run") from error
+        computed = tuple(
+            self._received(array, dtype, shape)
+            for array, dtype, shape in zip(arrays, self._dtypes, self._shapes, strict=True)
+        )
+        return self._interface.assembled(chunk, computed, self._constants)
+
+    def _received(self, array: object, dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:
+        tensor = torch.as_tensor(array)  # the memory that ONNX Runtime has written, not a copy
+        if tuple(tensor.shape) != shape:
+            raise BackendError(
+                f"onnxruntime: an output has the shape {list(tensor.shape)}",
+                expected=f"{list(shape)}, as when it was built",
+            )
+        return tensor if tensor.dtype is dtype else tensor.to(dtype)
+
+    def payload(self) -> bytes:
+        """The ONNX file, its weights, and the interface."""
+        weights = self._folder.path / WEIGHTS
+        return pack(
+            {
+                **self._interface.parts(self._constants),
+                "model": (self._folder.path / MODEL).read_bytes(),
+                "weights": weights.read_bytes() if weights.exists() else b"",
+            }
+        )
+
+    def close(self) -> None:
+        """Let go of the session and its threads."""
+        self._session = None
+
+
+def _session(folder: Folder, configuration: Configuration, interface: Interface) -> onnxruntime.InferenceSession:
+    import onnxruntime
+
+    path = os.fspath(folder.path / MODEL)
+    # The free axes are named in the file, and a session is the cheapest way to read it without the onnx package.
+    free: dict[str, int] = {}
+    for value, record in zip(_opened(path, _options()).get_inputs(), interface.graph_inputs(), strict=True):
+        free.update(
+            {name: length for name, length in zip(value.shape, record.shape, strict=True) if isinstance(name, str)}
+        )
+    options = _options()
+    options.intra_op_num_threads = configuration.threads
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
+    for name, length in free.items():
+        options.add_free_dimension_override_by_name(name, length)
+    return _opened(path, options)
+
+
+def _options() -> onnxruntime.SessionOptions:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.inter_op_num_threads = 1
+    options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.use_deterministic_compute = True
+    options.log_severity_level = 4
+    # Waiting threads that spin take the core from whoever runs next.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    return options
+
+
+def _opened(path: str, options: onnxruntime.SessionOptions) -> onnxruntime.InferenceSession:
+    import onnxruntime
+
+    try:
+        return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    except Exception as error:
+        raise refusal("onnxruntime", error, "load") from error
+
+
+ONNXRUNTIME = Backend(
+    name="onnxruntime",
+    missing=_missing,
+    version=_version,
+    precisions=lambda device: ("fp32",) if device == "cpu" else (),
+    build=_build,
+    load=_load,
+    streams=True,
+)

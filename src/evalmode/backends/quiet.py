@@ -1,0 +1,48 @@
+"""Chatty libraries kept still while they build: no warnings, log lines or printing, and no settings left changed."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Iterator
+
+__all__ = ["quiet"]
+
+_CHATTY = (
+    "torch.onnx",
+    "torch.export",
+    "torch._dynamo",
+    "torch._inductor",
+    "torch.fx",
+    "onnxscript",
+    "onnx_ir",
+    "openvino",
+)
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Nothing is printed, warned or logged by the libraries inside; errors are raised as ever.
+
+    Example:
+        >>> with quiet():
+        ...     print("Converting...")
+    """
+    wanted = [name for name in logging.root.manager.loggerDict if name.startswith(_CHATTY)]
+    loggers = [logging.getLogger(name) for name in {*wanted, *_CHATTY}]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL + 1)
+    try:
+        with (
+            warnings.catch_warnings(),
+            contextlib.redirect_stdout(io.StringIO()),
+            contextlib.redirect_stderr(io.StringIO()),
+        ):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

@@ -1,0 +1,83 @@
+"""An execution that torch itself runs: threads pinned, surroundings kept out, outputs that nobody else holds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import final
+
+import torch
+from torch import Tensor
+
+from evalmode.backends.backend import Chunk, Executor
+from evalmode.backends.configuration import Configuration
+from evalmode.backends.surroundings import undisturbed
+from evalmode.backends.threads import each_pinned
+from evalmode.errors import BackendError
+
+__all__ = ["TorchExecutor", "fresh"]
+
+
+@final
+class TorchExecutor(Executor):
+    """`function` maps the inputs of one execution to its outputs, which are copied where somebody else holds them.
+
+    `payload` gives the bytes of which the back end makes the same executor, if it can.
+    """
+
+    def __init__(
+        self,
+        configuration: Configuration,
+        function: Callable[[Chunk], Sequence[Tensor]],
+        payload: Callable[[], bytes] | None = None,
+    ) -> None:
+        self.configuration = configuration
+        self._function: Callable[[Chunk], Sequence[Tensor]] | None = function
+        self._payload = payload
+        self._device = torch.device(configuration.device).type
+
+    def run(self, chunks: Sequence[Chunk]) -> list[Chunk]:
+        """The outputs of each chunk, in order.
+
+        Raises:
+            BackendError: the executor is closed.
+        """
+        if self._device != "cpu":  # kernels are queued in order, and the processor's threads take no part
+            return [self._one(chunk) for chunk in chunks]
+        return each_pinned(self.configuration.threads, self.configuration.streams, self._one, chunks)
+
+    def _one(self, chunk: Chunk) -> Chunk:
+        if self._function is None:
+            raise BackendError(f"{self.configuration} is closed")
+        return fresh(undisturbed(self._device, self._function, chunk))
+
+    def payload(self) -> bytes | None:
+        """The bytes of which the same executor can be made; None where the back end does not serialise."""
+        return None if self._payload is None else self._payload()
+
+    def close(self) -> None:
+        """Let go of the model."""
+        self._function = self._payload = None
+
+
+def fresh(outputs: Sequence[Tensor]) -> Chunk:
+    """The outputs, copied where somebody else holds their memory: the caller, the model, or another output.
+
+    Example:
+        >>> x = torch.zeros(3)
+        >>> y = torch.ones(3)
+        >>> [output.data_ptr() == own.data_ptr() for output, own in zip(fresh((x[1:], y + 1)), (x[1:], y))]
+        [False, False]
+    """
+    return tuple(output.clone() if _held_elsewhere(output) or output.requires_grad else output for output in outputs)
+
+
+def _holders(tensor: Tensor) -> int:
+    storage = tensor.untyped_storage()
+    return int(torch._C._storage_Use_Count(storage._cdata))  # noqa: SLF001 - torch asks the same for its CUDA graphs
+
+
+_ALONE = _holders(torch.empty(1))  # the tensor, and the handle through which it is asked
+
+
+def _held_elsewhere(output: Tensor) -> bool:
+    return _holders(output) > _ALONE

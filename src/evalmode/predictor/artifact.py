@@ -1,0 +1,304 @@
+"""`model.evalmode`: a predictor in one file, and the way back.
+
+The file holds the plan, the payload of each execution size, the signature, the certificate, and a few probes with the
+outputs that they gave. It is data: reading it runs nothing that is in it, and needs neither the model's source nor a
+package of a back end that it does not use. The exception is a payload of machine code, which has to be allowed.
+
+One digest lies over all bytes. It shows that the file is whole. It does not show where the file is from: whoever can
+write a file can write its digest. Load native code only from where you would run a program.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+import evalmode
+from evalmode.backends.backend import Backend, Executor
+from evalmode.certificate import Certificate
+from evalmode.errors import (
+    ArtifactError,
+    BackendError,
+    EvalmodeWarning,
+    MissingExtraError,
+    OptimizationError,
+)
+from evalmode.observe.fingerprint import digest_of, environment_record
+from evalmode.predictor.artifact_file import read_sections, write_sections
+from evalmode.predictor.execution import ordinary_tensors
+from evalmode.predictor.golden import TOLERANCES, disagreement, instability
+from evalmode.predictor.manifest import Manifest, backend_of, instructions_of, manifest_from, moved, same_machine
+from evalmode.predictor.optimized import OptimizedPredictor
+from evalmode.predictor.plan import Plan
+
+__all__ = ["inspect_artifact", "load", "save_artifact"]
+
+_PROBES = "probes"
+
+
+def save_artifact(predictor: OptimizedPredictor, path: str | os.PathLike[str], *, verify: bool = True) -> Path:
+    """Write `predictor` to `path`, atomically.
+
+    Where its back end does not serialise, the fastest verified plan that does takes its place, and a warning says so.
+
+    With `verify` it is first made anew from the bytes, and has to give the same bits on the probes.
+
+    Raises:
+        ArtifactError: no plan of this model can be written, or it is not the same when it is read again.
+    """
+    chosen, payloads = _serialisable(predictor)
+    if chosen is predictor:
+        return _written(chosen, payloads, path, verify, chosen.certificate, "")
+    try:
+        certificate = chosen.certificate or predictor.certificate
+        written = _written(chosen, payloads, path, verify, certificate, str(predictor.plan))
+    finally:
+        chosen.close()
+    warnings.warn(
+        f"{predictor.plan} cannot be written into a file: {written.name} holds {chosen.plan}, the fastest verified "
+        "plan that can",
+        EvalmodeWarning,
+        stacklevel=3,
+    )
+    return written
+
+
+def load(
+    path: str | os.PathLike[str], *, allow_native: bool = False, device: str | torch.device | None = None
+) -> OptimizedPredictor:
+    """The predictor that `save` wrote to `path`, tested anew.
+
+    Its golden outputs are run again: on the machine and with the versions that wrote it they have the same bits;
+    elsewhere they are within the tolerance that it carries, and whether a sample's bits depend on the batch is measured
+    again.
+
+    Parameters:
+        allow_native: whether to load machine code that the file brings (AOTInductor). It can do whatever a program can:
+            allow it only for files from where you would run one. Files of data alone need no leave.
+        device: another device of the same kind ("cuda:1").
+
+    Raises:
+        ArtifactError: the file is damaged, foreign or newer; it brings native code, which was not allowed; this machine
+            cannot run it; or it gives other outputs here.
+        MissingExtraError: its back end is not installed.
+
+    Example:
+        >>> fast = load("model.evalmode")  # doctest: +SKIP
+    """
+    data, sections = read_sections(path)
+    shown = repr(os.fspath(path))
+    manifest = manifest_from(data, shown)
+    if device is not None:
+        manifest = moved(manifest, torch.device(device), shown)
+    with ordinary_tensors(manifest.plan.device.type):
+        return _restored(manifest, sections, shown, allow_native=allow_native)
+
+
+def inspect_artifact(path: str | os.PathLike[str]) -> Manifest:
+    """What an artifact says about itself, without loading its payload; its digest is compared.
+
+    Raises:
+        ArtifactError: the file is damaged, foreign or newer.
+    """
+    data, _ = read_sections(path, wanted=())
+    return manifest_from(data, repr(os.fspath(path)))
+
+
+def _written(
+    predictor: OptimizedPredictor,
+    payloads: list[bytes],
+    path: str | os.PathLike[str],
+    verify: bool,
+    certificate: Certificate | None,
+    instead_of: str,
+) -> Path:
+    plan = predictor.plan
+    if predictor.probes is None:
+        raise ArtifactError(
+            f"{predictor!r} has no probes", expected="inputs that an artifact is tested with", fix="pass probes="
+        )
+    outputs = predictor.run_flat(predictor.probes)
+    sections, names = _sections(payloads)
+    manifest = Manifest(
+        written_by=evalmode.__version__,
+        plan=plan,
+        payloads=names,
+        versions={name: backend_of(name).version() for name in {each.backend for each in plan.configurations}},
+        environment=environment_record(plan.device),
+        instructions=instructions_of(plan.device),
+        golden=predictor.golden if predictor.golden is not None else _tolerance(plan),
+        outputs_digest=digest_of(outputs),
+        certificate=certificate,
+        instead_of=instead_of,
+    )
+    sections[_PROBES] = _tensors_as_bytes(predictor.probes, outputs)
+    if verify:
+        _require_same_when_read(manifest, sections)
+    encoded = msgspec.to_builtins(manifest)
+    encoded.pop("sections")
+    return write_sections(path, encoded, sections)
+
+
+def _serialisable(predictor: OptimizedPredictor) -> tuple[OptimizedPredictor, list[bytes]]:
+    payloads = _payloads(predictor)
+    if payloads is None and predictor.serialisable is not None:
+        try:
+            predictor = predictor.serialisable()
+        except OptimizationError as error:
+            raise ArtifactError(
+                f"{predictor.plan} cannot be written into a file, and no other plan takes its place: {error.got}"
+            ) from error
+        payloads = _payloads(predictor)
+    if payloads is None:
+        names = sorted({configuration.backend for configuration in predictor.plan.configurations})
+        raise ArtifactError(
+            f"{' and '.join(names)} cannot be written into a file: it runs code of this process",
+            expected="a plan on a back end that serialises",
+            fix="optimise with one, as backends=['openvino', 'onnxruntime']",
+        )
+    return predictor, payloads
+
+
+def _payloads(predictor: OptimizedPredictor) -> list[bytes] | None:
+    found = []
+    for executor in predictor.executors:
+        try:
+            payload = executor.payload()
+        except BackendError as error:
+            raise ArtifactError(f"{executor.configuration} cannot be written into a file: {error.got}") from error
+        if payload is None:
+            return None
+        found.append(payload)
+    return found
+
+
+def _sections(payloads: list[bytes]) -> tuple[dict[str, bytes], tuple[str, ...]]:
+    """One section for each distinct payload, and the section of each execution size."""
+    named: dict[bytes, str] = {}
+    names = tuple(named.setdefault(payload, f"payload.{len(named)}") for payload in payloads)
+    return {name: payload for payload, name in named.items()}, names
+
+
+def _tensors_as_bytes(probes: tuple[Tensor, ...], outputs: list[Tensor]) -> bytes:
+    named = {
+        f"{kind}.{number}": tensor
+        for kind, tensors in (("input", probes), ("output", outputs))
+        for number, tensor in enumerate(tensors)
+    }
+    try:
+        return safetensors.torch.save({name: tensor.detach().cpu().clone() for name, tensor in named.items()})
+    except (KeyError, ValueError, RuntimeError, safetensors.SafetensorError) as error:
+        raise ArtifactError(f"the probes or their outputs cannot be written into a file: {error}") from error
+
+
+def _require_same_when_read(manifest: Manifest, sections: Mapping[str, bytes]) -> None:
+    again = manifest_from(msgspec.json.encode(manifest), "the new artifact")
+    _restored(again, sections, "the new artifact", allow_native=True).close()
+
+
+def _restored(
+    manifest: Manifest, sections: Mapping[str, bytes], shown: str, *, allow_native: bool
+) -> OptimizedPredictor:
+    plan = manifest.plan
+    backends = {each.backend: _usable(each.backend, manifest, shown, allow_native) for each in plan.configurations}
+    here = same_machine(manifest)
+    probes, golden = _probes_and_outputs(manifest, sections, shown)
+    executors: list[Executor] = []
+    try:
+        for configuration, name in zip(plan.configurations, manifest.payloads, strict=True):
+            if name not in sections:
+                raise ArtifactError(f"{shown} has no section {name!r} for {configuration}")
+            build = backends[configuration.backend].load
+            executors.append(build(sections[name], configuration, len(plan.outputs)))  # type: ignore[misc]
+        predictor = OptimizedPredictor(
+            plan, executors, certificate=manifest.certificate, probes=probes, golden=manifest.golden
+        )
+        wrong = disagreement(predictor, golden, None if here else manifest.golden)
+        if not wrong and not here and plan.stable:
+            wrong = instability(predictor)
+    except BaseException as error:
+        for executor in executors:
+            executor.close()
+        if isinstance(error, ArtifactError | MissingExtraError) or not isinstance(error, Exception):
+            raise
+        raise ArtifactError(f"the payload of {shown} cannot be run: {_first_line(error)}") from error
+    if wrong:
+        predictor.close()
+        raise ArtifactError(
+            f"{shown} does not do here what it did where it was written: {wrong}",
+            expected="the same bits" if here else "outputs within rounding, and the same bits in any batch",
+            fix="optimise the model on this machine",
+        )
+    return predictor
+
+
+def _usable(name: str, manifest: Manifest, shown: str, allow_native: bool) -> Backend:
+    """The back end, if the artifact may be, and can be, run on it here."""
+    backend = backend_of(name)
+    if backend.load is None:
+        raise ArtifactError(f"{shown} holds a payload for {name}, which reads none", fix="save it anew")
+    if backend.native_code and not allow_native:
+        raise ArtifactError(
+            f"{shown} brings machine code ({name}), which could do anything",
+            expected="leave to run it",
+            fix="if you trust where it is from: load(path, allow_native=True), or --allow-native",
+        )
+    missing = backend.missing()
+    if missing is not None:
+        raise MissingExtraError(f"{shown} runs on {name}: {missing}")
+    device = manifest.plan.device
+    for configuration in manifest.plan.configurations:
+        if configuration.backend == name and configuration.precision not in backend.precisions(device.type):
+            raise ArtifactError(
+                f"{shown} runs {name} in {configuration.precision} on {device}, which this machine cannot",
+                expected=f"one of {', '.join(backend.precisions(device.type)) or 'none: the device is missing'}",
+                fix="optimise the model on this machine",
+            )
+    differing = [
+        f"{what}: {there}, here {here}"
+        for what, there, here in (
+            ("instructions", manifest.instructions, instructions_of(device)),
+            (name, manifest.versions.get(name, "unknown"), backend.version()),
+        )
+        if there != here
+    ]
+    if backend.native_code and differing:
+        raise ArtifactError(
+            f"the machine code of {shown} is for another machine ({'; '.join(differing)})",
+            fix="optimise the model on this machine",
+        )
+    return backend
+
+
+def _probes_and_outputs(
+    manifest: Manifest, sections: Mapping[str, bytes], shown: str
+) -> tuple[list[Tensor], list[Tensor]]:
+    """The probes and the golden outputs, in the forms that the plan says."""
+    plan = manifest.plan
+    try:
+        tensors = safetensors.torch.load(sections[_PROBES])
+        probes = [tensors.pop(f"input.{number}") for number in range(len(plan.inputs))]
+        golden = [tensors.pop(f"output.{number}") for number in range(len(plan.outputs))]
+    except (KeyError, ValueError, RuntimeError, safetensors.SafetensorError) as error:
+        raise ArtifactError(f"the probes of {shown} cannot be read: {_first_line(error)}") from error
+    if tensors or digest_of(golden) != manifest.outputs_digest:
+        raise ArtifactError(f"the golden outputs of {shown} are not those that its manifest names")
+    return [probe.to(plan.device) for probe in probes], golden
+
+
+def _tolerance(plan: Plan) -> float:
+    return max(TOLERANCES.get(configuration.precision, TOLERANCES["bf16"]) for configuration in plan.configurations)
+
+
+def _first_line(error: BaseException) -> str:
+    got: Any = getattr(error, "got", None) or str(error)
+    return f"{type(error).__name__}: {(got.strip().splitlines() or [''])[0]}"

@@ -1,0 +1,261 @@
+"""Shape-stable execution: any number of samples through executions of a few fixed shapes, all of one class.
+
+At one fixed shape a sample's bits do not depend on its companions or its position; between shapes they may. So inputs
+are made canonical (contiguous, standard strides, aligned), cut into executions of the plan's sizes, and the last
+execution is filled up with samples of the same call, whose outputs are dropped.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from typing import final
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from evalmode.backends.backend import Chunk, Executor
+from evalmode.errors import BatchError, OptimizationError
+from evalmode.observe.tree import same_bits
+from evalmode.predictor.canonical import InputCheck, canonical
+from evalmode.predictor.decomposition import Decomposition
+from evalmode.predictor.non_finite import answered_with_nan, broken_samples
+from evalmode.predictor.plan import PaddedAxis, Plan
+
+__all__ = ["Execution", "ordinary_tensors"]
+
+
+@final
+class Execution:
+    """Runs flat inputs by a plan. Safe to call from several threads at once; nothing of one call outlives it.
+
+    `example` are flat inputs of at least one sample. They serve a call without samples where an output belongs to no
+    sample, and so cannot be made up from its shape.
+
+    Raises, when called:
+        BatchError: an input has another dtype, device or shape than the plan, or inputs differ in their samples.
+    """
+
+    def __init__(self, plan: Plan, executors: Mapping[int, Executor], example: Sequence[Tensor] | None = None) -> None:
+        self._plan = plan
+        self._executors = dict(executors)
+        self._example = tuple(example) if example is not None else None
+        self._cutting = Decomposition(plan.sizes, plan.costs)
+        self._device = plan.device
+        self._padded = plan.padded
+        self._answers_nan = plan.answers_nan
+        padded = {(padding.tensor, padding.axis) for padding in plan.padded.inputs} if plan.padded else set()
+        self._checks = tuple(
+            InputCheck(tensor, plan.device, {axis for number, axis in padded if number == position})
+            for position, tensor in enumerate(plan.inputs)
+        )
+        self._input_axes = tuple(tensor.axis for tensor in plan.inputs)
+        self._output_axes = tuple(tensor.axis for tensor in plan.outputs)
+        self._batched = any(axis is not None for axis in self._input_axes)
+        self._shared_outputs = tuple(number for number, axis in enumerate(self._output_axes) if axis is None)
+
+    def __call__(self, inputs: Sequence[Tensor], sizes: Sequence[int] | None = None) -> list[Tensor]:
+        """The outputs of all samples; `sizes` are the executions to use instead of the cheapest ones."""
+        samples = self._checked(inputs)
+        with ordinary_tensors(self._device.type):
+            broken = broken_samples(inputs, self._input_axes) if self._answers_nan and samples else None
+            if self._padded is not None:
+                outputs = self._run_padded(inputs, samples, self._padded, sizes)
+            else:
+                outputs = self._run([canonical(tensor) for tensor in inputs], samples, sizes)
+            return outputs if broken is None else answered_with_nan(outputs, self._output_axes, broken)
+
+    def _checked(self, inputs: Sequence[Tensor]) -> int | None:
+        """How many samples the inputs hold; None where no input has samples."""
+        samples: int | None = None
+        for check, tensor in zip(self._checks, inputs, strict=True):
+            length = check(tensor)
+            if length is None or length == samples:
+                continue
+            if samples is not None:
+                raise BatchError(
+                    f"the inputs differ in their number of samples: {self._lengths(inputs)}",
+                    expected="as many samples in each of them",
+                )
+            samples = length
+        return samples
+
+    def _lengths(self, inputs: Sequence[Tensor]) -> str:
+        named = zip(self._plan.inputs, inputs, strict=True)
+        return ", ".join(f"{plan.name} {tensor.shape[plan.axis]}" for plan, tensor in named if plan.axis is not None)
+
+    def _run_padded(
+        self, inputs: Sequence[Tensor], samples: int | None, padded: PaddedAxis, sizes: Sequence[int] | None
+    ) -> list[Tensor]:
+        lengths = {inputs[padding.tensor].shape[padding.axis] for padding in padded.inputs}
+        if len(lengths) > 1:
+            names = ", ".join(
+                f"{self._plan.inputs[padding.tensor].name} {inputs[padding.tensor].shape[padding.axis]}"
+                for padding in padded.inputs
+            )
+            raise BatchError(f"the inputs differ in their length: {names}", expected="one length")
+        (length,) = lengths
+        if length > padded.length:
+            raise BatchError(
+                f"got inputs of length {length}",
+                expected=f"at most {padded.length}, the length that the plan was built for",
+                fix="truncate them, or optimise with a batch of that length",
+            )
+        if length == padded.length:
+            return self._run([canonical(tensor) for tensor in inputs], samples, sizes)
+        missing = padded.length - length
+        filled = list(inputs)
+        for padding in padded.inputs:
+            tensor = filled[padding.tensor]
+            places = [0, 0] * (tensor.dim() - padding.axis - 1) + [
+                missing * padded.before,
+                missing * (not padded.before),
+            ]
+            filled[padding.tensor] = functional.pad(tensor, places, value=padding.value)
+        outputs = self._run([canonical(tensor) for tensor in filled], samples, sizes)
+        for padding in padded.outputs:
+            whole = outputs[padding.tensor]
+            kept = whole.narrow(padding.axis, missing * padded.before, length)
+            outputs[padding.tensor] = kept.clone(memory_format=torch.contiguous_format)
+        return outputs
+
+    def _run(self, inputs: list[Tensor], samples: int | None, sizes: Sequence[int] | None) -> list[Tensor]:
+        if samples is None:
+            (outputs,) = self._executors[self._plan.sizes[0]].run([tuple(inputs)])
+            return list(outputs)
+        if samples == 0:
+            return self._empty(inputs)
+        cut = self._cutting.sizes_for(samples) if sizes is None else sizes
+        if len(cut) == 1 and cut[0] == samples:
+            (outputs,) = self._executors[samples].run([tuple(inputs)])
+            return list(outputs)
+        return self._joined(self._executed(inputs, samples, cut), samples)
+
+    def _executed(self, inputs: list[Tensor], samples: int, cut: Sequence[int]) -> list[Chunk]:
+        """The outputs of each execution; those of one size are handed over at once, so that they may overlap."""
+        found: list[Chunk] = []
+        start = 0
+        for size, group in itertools.groupby(cut):
+            chunks = []
+            for _ in group:
+                chunks.append(self._chunk(inputs, start, size, samples))
+                start += size
+            found += self._executors[size].run(chunks)
+        return found
+
+    def _chunk(self, inputs: list[Tensor], start: int, size: int, samples: int) -> Chunk:
+        if start + size <= samples:
+            return tuple(
+                tensor if axis is None else canonical(tensor.narrow(axis, start, size))
+                for tensor, axis in zip(inputs, self._input_axes, strict=True)
+            )
+        # never zeros: a sample of the same call cannot give what no sample of the caller's would
+        rows = torch.arange(start, start + size, device=self._device) % samples
+        return tuple(
+            tensor if axis is None else canonical(tensor.index_select(axis, rows))
+            for tensor, axis in zip(inputs, self._input_axes, strict=True)
+        )
+
+    def _joined(self, executed: list[Chunk], samples: int) -> list[Tensor]:
+        outputs = []
+        for number, axis in enumerate(self._output_axes):
+            pieces = [outputs[number] for outputs in executed]
+            if axis is None:
+                self._require_agreement(number, pieces)
+                outputs.append(pieces[0])
+                continue
+            surplus = sum(piece.shape[axis] for piece in pieces) - samples
+            if surplus > 0:
+                pieces[-1] = pieces[-1].narrow(axis, 0, pieces[-1].shape[axis] - surplus)
+            joined = (
+                torch.cat(pieces, axis) if len(pieces) > 1 else pieces[0].clone(memory_format=torch.contiguous_format)
+            )
+            outputs.append(joined)
+        return outputs
+
+    def _require_agreement(self, number: int, pieces: list[Tensor]) -> None:
+        if all(same_bits(piece, pieces[0]) for piece in pieces[1:]):
+            return
+        raise OptimizationError(
+            f"output {self._plan.outputs[number].name} has no batch axis, and differs between parts of a batch",
+            expected="an output of each sample, or one that does not depend on the samples",
+            fix="leave it out with forward=lambda model, batch: ..., as a loss made from labels, "
+            "or return a value for each sample",
+        )
+
+    def require_shared_outputs(self) -> None:
+        """Refuse a plan with an output that has no batch axis and yet depends on the samples.
+
+        Raises:
+            OptimizationError: such an output differs between executions of the example.
+        """
+        samples = self._checked(self._example) if self._example is not None else None
+        if self._example is None or not self._shared_outputs or not samples:
+            return
+        with ordinary_tensors(self._device.type):
+            inputs = [canonical(tensor) for tensor in self._example]
+            for size in self._plan.sizes:
+                starts = range(0, samples, size)
+                chunks = [self._chunk(inputs, start, size, samples) for start in starts]
+                executed = self._executors[size].run([*chunks, self._reversed(chunks[0])])
+                for number in self._shared_outputs:
+                    self._require_agreement(number, [outputs[number] for outputs in executed])
+
+    def _reversed(self, chunk: Chunk) -> Chunk:
+        pairs = zip(chunk, self._input_axes, strict=True)
+        return tuple(tensor if axis is None else canonical(tensor.flip(axis)) for tensor, axis in pairs)
+
+    def _empty(self, inputs: list[Tensor]) -> list[Tensor]:
+        shared: list[Tensor] = []
+        if self._shared_outputs:
+            if self._example is None:
+                names = ", ".join(self._plan.outputs[number].name for number in self._shared_outputs)
+                raise BatchError(f"got 0 samples, from which {names} cannot be told", expected="at least one sample")
+            pairs = zip(inputs, self._example, self._input_axes, strict=True)
+            one = [given if axis is None else kept.narrow(axis, 0, 1) for given, kept, axis in pairs]
+            shared = self._run([canonical(tensor) for tensor in one], 1, None)
+        return [
+            shared[number]
+            if plan.axis is None
+            else torch.empty(plan.at(0), dtype=plan.torch_dtype, device=self._device)
+            for number, plan in enumerate(self._plan.outputs)
+        ]
+
+    @property
+    def batched(self) -> bool:
+        """Whether any input counts samples."""
+        return self._batched
+
+
+@contextlib.contextmanager
+def _outside_inference_mode() -> Iterator[None]:
+    with torch.inference_mode(False), torch.no_grad():
+        yield
+
+
+@contextlib.contextmanager
+def _without_autocast(kinds: Sequence[str]) -> Iterator[None]:
+    with contextlib.ExitStack() as stack:
+        for kind in kinds:
+            stack.enter_context(torch.autocast(kind, enabled=False))
+        stack.enter_context(_outside_inference_mode())
+        yield
+
+
+def ordinary_tensors(device: str) -> contextlib.AbstractContextManager[object]:
+    """A block that gives what `no_grad` gives, whatever the caller has on: inference mode, autocast, gradients.
+
+    What is made inside are ordinary tensors without a graph: they may take part in training afterwards, as the outputs
+    of `torch.no_grad()` may.
+
+    Example:
+        >>> with torch.inference_mode(), ordinary_tensors("cpu"):
+        ...     torch.ones(1).is_inference()
+        False
+    """
+    on_device = device != "cpu" and torch.is_autocast_enabled(device)
+    if on_device or torch.is_autocast_enabled("cpu"):
+        return _without_autocast(["cpu", device] if on_device else ["cpu"])
+    return _outside_inference_mode() if torch.is_inference_mode_enabled() else torch.no_grad()

@@ -1,0 +1,331 @@
+"""A predictor comes back from its file with the same bits, or not at all."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import safetensors.torch
+import torch
+from tests.predictor import fake_backend
+from tests.predictor.fake_backend import FEATURES, Net, backend, predictor
+
+import evalmode
+from evalmode.backends.backend import Backend
+from evalmode.certificate import Certificate
+from evalmode.errors import ArtifactError, BackendError, EvalmodeWarning, MissingExtraError
+from evalmode.observe.fingerprint import environment_record, model_record
+from evalmode.observe.tree import same_bits
+from evalmode.predictor import artifact, manifest
+from evalmode.predictor.artifact import inspect_artifact, load
+from evalmode.predictor.artifact_file import read_sections, write_sections
+
+X = torch.randn(11, FEATURES, generator=torch.Generator().manual_seed(5))
+
+
+@pytest.fixture(autouse=True)
+def fake(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Puts a back end into the catalog; called again, it changes it."""
+
+    def install(**changes: Any) -> None:
+        def named(name: str) -> Backend:
+            if name != "fake":
+                raise ArtifactError(f"the plan runs on {name!r}, a back end that this version does not know")
+            return backend(**changes)
+
+        monkeypatch.setattr(artifact, "backend_of", named)
+        monkeypatch.setattr(manifest, "backend_of", named)
+
+    install()
+    return install
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Path:
+    return predictor((2, 8)).save(tmp_path / "model.evalmode")
+
+
+def rewritten(path: Path, **changes: Any) -> Path:
+    """The same file with another manifest or sections, and a right digest."""
+    data, sections = read_sections(path)
+    values = json.loads(data)
+    values.pop("sections")
+    sections.update(changes.pop("sections", {}))
+    for where, value in changes.items():
+        target = values
+        *above, last = where.split("__")
+        for step in above:
+            target = target[int(step) if step.isdigit() else step]
+        target[int(last) if last.isdigit() else last] = value
+    return write_sections(path, values, sections)
+
+
+def elsewhere(path: Path) -> Path:
+    """The same file, as if another machine had written it."""
+    return rewritten(path, environment__processor="another processor")
+
+
+def test_it_comes_back_with_the_same_bits_and_all_it_knew(tmp_path: Path) -> None:
+    model = Net()
+    certificate = Certificate(
+        created="today", subject="Net", model=model_record(model), environment=environment_record()
+    )
+    fast = predictor((2, 8), model=model, certificate=certificate)
+    again = evalmode.load(fast.save(tmp_path / "m.evalmode"))
+    for samples in (1, 2, 5, 11):
+        first, second = fast(X[:samples]), again(X[:samples])
+        assert same_bits(first["logits"], second["logits"]) and same_bits(first["labels"][0], second["labels"][0])
+        assert second["labels"][1] == "greedy" and list(second) == list(first)
+    assert again.plan == fast.plan and again.certificate == certificate and again.matches(model)
+    assert str(again) == str(fast)
+    assert again.save(tmp_path / "again.evalmode").read_bytes() == (tmp_path / "m.evalmode").read_bytes()
+
+
+def test_sizes_with_one_payload_keep_it_once(saved: Path) -> None:
+    found = inspect_artifact(saved)
+    assert found.payloads == ("payload.0", "payload.0") and [each.name for each in found.sections] == [
+        "payload.0",
+        "probes",
+    ]
+
+
+def test_inspecting_loads_no_payload(saved: Path, fake: Any) -> None:
+    def never(*_: object) -> Any:
+        raise AssertionError
+
+    fake(load=never, missing=never)
+    found = inspect_artifact(saved)
+    assert found.plan.sizes == (2, 8) and found.written_by == evalmode.__version__ and found.instead_of == ""
+
+
+def test_flipped_bytes_are_refused(saved: Path) -> None:
+    whole = saved.read_bytes()
+    for position in range(0, len(whole), 7):
+        data = bytearray(whole)
+        data[position] ^= 1 << position % 8
+        saved.write_bytes(bytes(data))
+        with pytest.raises(ArtifactError):
+            load(saved)
+
+
+def test_native_code_has_to_be_allowed(saved: Path, fake: Any) -> None:
+    loads: list[int] = []
+
+    def spied(*given: Any) -> Any:
+        loads.append(1)
+        return fake_backend.load(*given)
+
+    fake(native_code=True, load=spied)
+    with pytest.raises(ArtifactError, match=r"machine code[\s\S]*allow_native=True"):
+        load(saved)
+    assert loads == []
+    assert load(saved, allow_native=True) is not None and loads == [1, 1]
+
+
+@pytest.mark.parametrize("change", [{"instructions": "Z80"}, {"versions": {"fake": "fake 0.9"}}])
+def test_native_code_of_another_machine_is_refused(saved: Path, fake: Any, change: dict[str, Any]) -> None:
+    rewritten(saved, **change)
+    load(saved)
+    fake(native_code=True)
+    with pytest.raises(ArtifactError, match="for another machine"):
+        load(saved, allow_native=True)
+
+
+def test_a_missing_back_end_says_how_to_install_it(saved: Path, fake: Any) -> None:
+    fake(missing=lambda: "not installed: pip install 'evalmode[optimize]'")
+    with pytest.raises(MissingExtraError, match=r"pip install 'evalmode\[optimize\]'"):
+        load(saved)
+
+
+def test_what_this_machine_cannot_run_is_refused(saved: Path, fake: Any) -> None:
+    with pytest.raises(ArtifactError, match="not for cuda"):
+        load(saved, device="cuda")
+    fake(precisions=lambda device: ("bf16",))
+    with pytest.raises(ArtifactError, match=r"in fp32 on cpu[\s\S]*one of bf16"):
+        load(saved)
+    fake(load=None)
+    with pytest.raises(ArtifactError, match="reads none"):
+        load(saved)
+
+
+def test_the_same_machine_must_give_the_same_bits(saved: Path, fake: Any) -> None:
+    def off_by_little(payload: bytes, configuration: Any, outputs: int) -> Any:
+        executor = fake_backend.load(payload, configuration, outputs)
+        executor.weights = executor.weights * (1 + 1e-6)
+        return executor
+
+    fake(load=off_by_little)
+    with pytest.raises(ArtifactError, match=r"has other bits: off by[\s\S]*the same bits"):
+        load(saved)
+    fake(load=off_by_little, version=lambda: "fake 2.0")
+    assert load(saved) is not None  # another version: rounding is allowed
+    elsewhere(saved)
+    assert load(saved) is not None
+
+
+def test_another_machine_may_round_otherwise_but_not_more(saved: Path, fake: Any) -> None:
+    def off(payload: bytes, configuration: Any, outputs: int) -> Any:
+        executor = fake_backend.load(payload, configuration, outputs)
+        executor.weights = executor.weights * 1.01
+        return executor
+
+    elsewhere(saved)
+    fake(load=off)
+    with pytest.raises(ArtifactError, match=r"logits is off by[\s\S]*optimise the model on this machine"):
+        load(saved)
+    rewritten(saved, golden=0.1)
+    assert load(saved) is not None
+
+
+@pytest.mark.parametrize("fault", ["position", "companions"])
+def test_stability_is_measured_again_on_another_machine(tmp_path: Path, fake: Any, fault: str) -> None:
+    def moved(payload: bytes, configuration: Any, outputs: int) -> Any:
+        executor = fake_backend.load(payload, configuration, outputs)
+        executor.fault = fault
+        return executor
+
+    saved = elsewhere(predictor((2, 8), samples=9).save(tmp_path / "m.evalmode"))
+    fake(load=moved)
+    with pytest.raises(ArtifactError, match="of a sample moves by"):
+        load(saved)
+    rewritten(saved, plan__stable=False)
+    assert load(saved) is not None  # it never was: the plan says so
+
+
+def test_sizes_that_are_of_two_classes_elsewhere_are_refused(saved: Path, fake: Any) -> None:
+    def split(payload: bytes, configuration: Any, outputs: int) -> Any:
+        executor = fake_backend.load(payload, configuration, outputs)
+        executor.weights = executor.weights * (1 + 1e-7 * configuration.batch)
+        return executor
+
+    elsewhere(saved)
+    fake(load=split)
+    with pytest.raises(ArtifactError, match=r"executions of (2|8): logits of a sample moves"):
+        load(saved)
+
+
+def test_a_payload_that_fails_is_refused_with_its_reason(saved: Path, fake: Any) -> None:
+    with pytest.raises(ArtifactError, match="cannot be run: BackendError: the payload is no JSON"):
+        load(rewritten(saved, sections={"payload.0": b"\0"}))
+
+    def breaks(*_: Any) -> Any:
+        raise TypeError("an error of its own")
+
+    fake(load=breaks)
+    with pytest.raises(ArtifactError, match="TypeError: an error of its own"):
+        load(saved)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"payloads": ["payload.0"]}, "every execution size has a payload"),
+        ({"payloads": ["payload.0", "probes.1"]}, "no section 'probes.1'"),
+        ({"plan__configurations__0__batch": 8}, "not ascending"),
+        ({"plan__configurations__1__batch": 1 << 40}, "too large"),
+        ({"plan__configurations__0__backend": "unheard"}, "'unheard', a back end that this version does not know"),
+        ({"plan__configurations__0__device": "cuda"}, "one device"),
+        ({"plan__inputs__0__dtype": "evil"}, "no dtype"),
+        ({"plan__inputs__0__shape": [None, 1 << 60]}, "impossible length"),
+        ({"plan__inputs__0__shape": [None, 7]}, "cannot be run: BatchError"),
+        ({"plan__inputs__0__axis": 5}, "no axis 5"),
+        ({"plan__inputs": []}, "input form"),
+        ({"plan__outputs": []}, "output form"),
+        ({"plan__costs": [1.0, -1.0]}, "positive cost"),
+        ({"plan__call": "shell"}, "shell"),
+        ({"golden": 3.0}, "tolerance"),
+        ({"outputs_digest": "0" * 64}, "golden outputs"),
+        ({"unknown": 1}, "unknown"),
+        ({"sections": {"probes": b"\xff" * 80}}, "probes"),
+        ({"sections": {"probes": safetensors.torch.save({"input.0": torch.ones(1, FEATURES)})}}, "probes"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_a_crafted_file_with_a_right_digest_is_refused(saved: Path, change: dict[str, Any], message: str) -> None:
+    with pytest.raises(ArtifactError, match=message):
+        load(rewritten(saved, **change))
+
+
+def test_what_cannot_be_written_says_why(tmp_path: Path) -> None:
+    path = tmp_path / "m.evalmode"
+    with pytest.raises(ArtifactError, match=r"fake cannot be written into a file[\s\S]*backends="):
+        predictor(serialises=False).save(path)
+    fast = predictor((2,))
+    bare = type(fast)(fast.plan, fast.executors)
+    with pytest.raises(ArtifactError, match="no probes"):
+        bare.save(path)
+
+    def refuses() -> bytes:
+        raise BackendError("operator roll has no form in a file")
+
+    fast.executors[0].payload = refuses  # type: ignore[attr-defined, method-assign]
+    with pytest.raises(ArtifactError, match="operator roll has no form in a file"):
+        fast.save(path)
+    assert not path.exists()
+
+
+def test_another_plan_takes_the_place_of_one_that_cannot_be_written(tmp_path: Path) -> None:
+    model = Net()
+    second = predictor((4,), model=model)
+    first = predictor((2, 8), model=model, serialises=False, serialisable=lambda: second)
+    with pytest.warns(
+        EvalmodeWarning, match="cannot be written into a file: m.evalmode holds fake fp32, executions of 4"
+    ):
+        path = first.save(tmp_path / "m.evalmode")
+    assert inspect_artifact(path).instead_of == "fake fp32, executions of 2, 8 samples, 1 thread"
+    assert load(path).execution_sizes == (4,)
+    assert all(executor.closed for executor in second.executors)  # type: ignore[attr-defined]
+    assert not any(executor.closed for executor in first.executors)  # type: ignore[attr-defined]
+
+
+def test_where_no_plan_can_be_written_the_reasons_are_told(tmp_path: Path) -> None:
+    def none() -> Any:
+        raise BackendError("openvino: rejected; onnxruntime: not installed")
+
+    with pytest.raises(ArtifactError, match="no other plan takes its place: openvino: rejected; onnxruntime"):
+        predictor(serialises=False, serialisable=none).save(tmp_path / "m.evalmode")
+
+
+def test_what_does_not_come_back_the_same_is_not_written(tmp_path: Path, fake: Any) -> None:
+    fast = predictor((2,))
+    fast.executors[0].payload = lambda: json.dumps({"fault": "", "weights": [[0.0] * 3] * FEATURES}).encode()  # type: ignore[attr-defined, method-assign]
+    with pytest.raises(ArtifactError, match="the new artifact"):
+        fast.save(tmp_path / "m.evalmode")
+    assert not (tmp_path / "m.evalmode").exists()
+
+
+def test_probes_with_nan_and_infinite_outputs_are_values(tmp_path: Path) -> None:
+    model = Net()
+    with torch.no_grad():
+        model.weight[0, 0], model.weight[1, 1] = float("nan"), float("inf")
+    path = predictor((2,), model=model).save(tmp_path / "m.evalmode")
+    assert load(path)(X)["logits"].isnan().any()
+    assert load(elsewhere(path)) is not None
+
+
+READ = """
+import sys
+import evalmode
+from evalmode.predictor.artifact import inspect_artifact
+inspect_artifact(sys.argv[1])
+packages = {"onnx", "onnxruntime", "openvino", "onnxscript", "transformers", "torch._inductor.compile_fx"}
+loaded = packages & set(sys.modules)
+assert not loaded, loaded
+"""
+
+
+def test_reading_imports_no_back_end(saved: Path) -> None:
+    run = subprocess.run(
+        [sys.executable, "-c", READ, str(saved)], capture_output=True, text=True, check=False, timeout=120
+    )
+    assert run.returncode == 0, run.stderr
+
+
+def test_the_manifest_is_data(saved: Path) -> None:
+    found = inspect_artifact(saved)
+    assert msgspec.json.decode(msgspec.json.encode(found), type=manifest.Manifest) == found

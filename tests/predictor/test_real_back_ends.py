@@ -1,0 +1,183 @@
+"""Predictors on the real back ends: the bits of a sample, artifacts, and what loading needs."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import evalmode
+from evalmode.backends.catalog import backend_named
+from evalmode.backends.configuration import Configuration
+from evalmode.backends.program import Program
+from evalmode.errors import ArtifactError
+from evalmode.observe.fingerprint import fingerprint
+from evalmode.observe.tree import same_bits
+from evalmode.predictor.artifact import inspect_artifact
+from evalmode.predictor.optimized import OptimizedPredictor
+from evalmode.predictor.plan import Plan, spec_of
+from evalmode.predictor.structure import input_structure, output_structure
+
+IMAGES = torch.randn(24, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+WRITES = ("onnxruntime", "openvino")
+
+
+class Net(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.GELU(), nn.Conv2d(8, 8, 3, 2))
+        self.head = nn.Linear(8, 5)
+
+    def forward(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
+        logits = self.head(self.body(images).mean((2, 3)))
+        return {"logits": logits, "labels": logits.argmax(-1)}
+
+
+class Flat(nn.Module):
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return tuple(self.model(images).values())
+
+
+@cache
+def model() -> Net:
+    torch.manual_seed(7)
+    return Net().eval()
+
+
+@cache
+def program() -> Program:
+    flat, example = Flat(model()).eval(), IMAGES[:4].clone()
+    with torch.no_grad():
+        exported = torch.export.export(flat, (example,), dynamic_shapes=({0: torch.export.Dim("batch", min=1)},))
+    return Program(flat, (example,), ("images",), (0,), (0, 0), exported)
+
+
+@cache
+def predictor(back_end: str, sizes: tuple[int, ...] = (4,), streams: int = 1) -> OptimizedPredictor:
+    if backend_named(back_end).missing() is not None:
+        pytest.skip(f"{back_end} is not installed")
+    with torch.no_grad():
+        outputs = output_structure(model()(IMAGES[:4]))
+        flat = outputs.flatten(model()(IMAGES[:4]))
+    form = input_structure(IMAGES)
+    plan = Plan(
+        configurations=tuple(Configuration(backend=back_end, batch=size, streams=streams) for size in sizes),
+        costs=tuple(1.0 + size for size in sizes),
+        inputs=(spec_of("images", IMAGES, 0),),
+        outputs=tuple(spec_of(name, tensor, 0) for name, tensor in zip(("logits", "labels"), flat, strict=True)),
+        input_form=form.root,
+        output_form=outputs.root,
+        call="single",
+        parameters=("images",),
+        weights=fingerprint(model()),
+    )
+    executors = [backend_named(back_end).build(program(), configuration) for configuration in plan.configurations]
+    return OptimizedPredictor(plan, executors, outputs=outputs, probes=[IMAGES[:6]])
+
+
+@pytest.fixture(params=["eager", *WRITES])
+def fast(request: pytest.FixtureRequest) -> OptimizedPredictor:
+    return predictor(request.param)
+
+
+def test_a_sample_has_the_same_bits_in_every_batch(fast: OptimizedPredictor) -> None:
+    with torch.no_grad():
+        plain = model()(IMAGES)
+    whole = fast(IMAGES)
+    torch.testing.assert_close(whole["logits"], plain["logits"])
+    random = torch.Generator().manual_seed(2)
+    for samples in (1, 2, 3, 4, 5, 8, 13, 24):
+        order = torch.randperm(24, generator=random)[:samples]
+        for images in (IMAGES[order], IMAGES[order].to(memory_format=torch.channels_last)):
+            assert same_bits(fast(images)["logits"], whole["logits"][order])
+
+
+def test_the_callers_modes_and_threads_do_not_matter(fast: OptimizedPredictor) -> None:
+    expected = fast(IMAGES[:5])
+    found = []
+    with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16):
+        found.append(fast(IMAGES[:5]))
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(threads + 1)
+        found.append(fast(IMAGES[:5]))
+        assert torch.get_num_threads() == threads + 1
+    finally:
+        torch.set_num_threads(threads)
+    others = [threading.Thread(target=lambda: found.append(fast(IMAGES[:5]))) for _ in range(4)]
+    for other in others:
+        other.start()
+    for other in others:
+        other.join()
+    assert len(found) == 6
+    for each in found:
+        assert same_bits(each["logits"], expected["logits"]) and not each["logits"].is_inference()
+        assert each["logits"].dtype is torch.float32 and each["labels"].dtype is torch.int64
+
+
+def test_streams_give_the_same_bits() -> None:
+    one, two = predictor("openvino"), predictor("openvino", streams=2)
+    assert same_bits(two(IMAGES)["logits"], two(IMAGES.flip(0))["logits"].flip(0))
+    torch.testing.assert_close(one(IMAGES)["logits"], two(IMAGES)["logits"])
+
+
+@pytest.mark.parametrize("back_end", WRITES)
+def test_an_artifact_gives_the_same_bits_in_a_fresh_process_without_the_model(tmp_path: Path, back_end: str) -> None:
+    fast = predictor(back_end)
+    path = fast.save(tmp_path / "model.evalmode")
+    torch.save({"images": IMAGES, "logits": fast(IMAGES)["logits"]}, tmp_path / "expected.pt")
+    other = {"onnxruntime": "openvino", "openvino": "onnxruntime"}[back_end]
+    code = f"""
+import sys, torch, evalmode
+fast = evalmode.load({str(path)!r})
+expected = torch.load({str(tmp_path / "expected.pt")!r})
+assert torch.equal(fast(expected["images"])["logits"], expected["logits"])
+assert fast(expected["images"][:3])["labels"].shape == (3,)
+unused = {{{other!r}, "onnxscript", "transformers"}} & set(sys.modules)
+assert not unused, unused
+"""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=120)
+    assert run.returncode == 0, run.stderr
+    again = evalmode.load(path)
+    assert again.matches(model())
+    assert same_bits(again(IMAGES)["logits"], fast(IMAGES)["logits"])
+
+
+@pytest.mark.parametrize("back_end", WRITES)
+def test_a_damaged_payload_never_reaches_the_back_end(tmp_path: Path, back_end: str) -> None:
+    path = predictor(back_end).save(tmp_path / "model.evalmode")
+    whole = path.read_bytes()
+    (payload,) = (each for each in inspect_artifact(path).sections if each.name == "payload.0")
+    for position in range(payload.offset, payload.offset + payload.length, max(1, payload.length // 60)):
+        damaged = bytearray(whole)
+        damaged[position] ^= 0x10
+        path.write_bytes(bytes(damaged))
+        with pytest.raises(ArtifactError, match="digest"):
+            evalmode.load(path)
+
+
+def test_eager_is_saved_as_another_plan_or_not_at_all(tmp_path: Path) -> None:
+    eager = predictor("eager")
+    with pytest.raises(ArtifactError, match="eager cannot be written into a file"):
+        eager.save(tmp_path / "model.evalmode")
+
+    def second() -> Any:
+        found = predictor("onnxruntime")
+        predictor.cache_clear()  # it is closed once it is saved
+        return found
+
+    replaced = OptimizedPredictor(eager.plan, eager.executors, probes=eager.probes, serialisable=second)
+    with pytest.warns(evalmode.errors.EvalmodeWarning, match="holds onnxruntime"):
+        path = replaced.save(tmp_path / "model.evalmode")
+    torch.testing.assert_close(evalmode.load(path)(IMAGES)["logits"], eager(IMAGES)["logits"])
