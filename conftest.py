@@ -14,6 +14,10 @@ from sybil.parsers.markdown import CodeBlockParser, PythonCodeBlockParser, SkipP
 
 ROOT = Path(__file__).parent
 
+# Here and in the processes that tests start: a plan is searched for where a test asks for it, and none is remembered.
+os.environ["EVALMODE_BUDGET"] = "0"
+os.environ["EVALMODE_CACHE"] = "off"
+
 
 def evaluate_command_lines(example: Example) -> str | None:
     """What is wrong with a block of command lines, or None.

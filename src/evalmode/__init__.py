@@ -19,13 +19,17 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from evalmode.certificate import Certificate as Certificate
-    from evalmode.certification import certify as certify
+    from evalmode.certification.whole_way import certify as certify
     from evalmode.checking.runner import CheckReport as CheckReport
     from evalmode.checking.runner import check as check
     from evalmode.mode.freeze import freeze as freeze
     from evalmode.mode.freeze import is_frozen as is_frozen
     from evalmode.mode.freeze import unfreeze as unfreeze
     from evalmode.mode.switch import evaluating as evaluating
+    from evalmode.optimization.optimizer import optimize as optimize
+    from evalmode.optimization.optimizer import refresh as refresh
+    from evalmode.optimization.tolerance import Tolerance as Tolerance
+    from evalmode.predictor.artifact import load as load
     from evalmode.predictor.protocol import Predictor as Predictor
     from evalmode.task.definition import Task as Task
 
@@ -34,11 +38,15 @@ _HOMES = {
     "CheckReport": "evalmode.checking.runner",
     "Predictor": "evalmode.predictor.protocol",
     "Task": "evalmode.task.definition",
-    "certify": "evalmode.certification",
+    "Tolerance": "evalmode.optimization.tolerance",
+    "certify": "evalmode.certification.whole_way",
     "check": "evalmode.checking.runner",
     "evaluating": "evalmode.mode.switch",
     "freeze": "evalmode.mode.freeze",
     "is_frozen": "evalmode.mode.freeze",
+    "load": "evalmode.predictor.artifact",
+    "optimize": "evalmode.optimization.optimizer",
+    "refresh": "evalmode.optimization.optimizer",
     "unfreeze": "evalmode.mode.freeze",
 }
 

@@ -70,7 +70,7 @@ def test_an_importable_model_is_compared_with_a_fresh_process(task_folder, capsy
 
 
 def test_no_process_is_started_where_nobody_asks(task_folder, monkeypatch):
-    monkeypatch.setattr("evalmode.certification.FreshProcess", None)
+    monkeypatch.setattr("evalmode.certification.whole_way.FreshProcess", None)
     assert main(["check", "task.py", "--select", "finite"]) == 0
 
 
@@ -122,7 +122,7 @@ def test_a_code_selects_its_clause_and_only_itself(task_folder, capsys):
 
 @pytest.mark.parametrize("probes", ["fast", "default", "thorough"])
 def test_probes(task_folder, capsys, monkeypatch, probes):
-    from evalmode import certification
+    from evalmode.certification import whole_way as certification
 
     asked = []
     check = certification.check

@@ -100,7 +100,7 @@ def test_a_defect_of_evalmode_is_neither_kept_nor_broken(folder, capsys, monkeyp
     def fail(*_, **__):
         raise AssertionError("a defect")
 
-    monkeypatch.setattr("evalmode.certification.certify", fail)
+    monkeypatch.setattr("evalmode.certification.certified", fail)
     assert main(["certify", "task.py"]) == 70
     shown = capsys.readouterr().err
     assert "a defect" in shown

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import re
 import subprocess
+import sysconfig
 import tomllib
 from pathlib import Path
 
@@ -81,7 +82,8 @@ def test_torch_is_pinned_without_a_local_label() -> None:
 
 def test_what_is_installed_is_what_is_pinned() -> None:
     unpinned = {"evalmode", "pip"}
-    for distribution in importlib.metadata.distributions():
+    own = [sysconfig.get_paths()["purelib"]]  # other tests may have put a package's vendored copies on the path
+    for distribution in importlib.metadata.distributions(path=own):
         name = canonicalize_name(distribution.metadata["Name"])
         if name in unpinned or name.startswith(("nvidia-", "cuda-", "triton")):  # torch's CUDA build pins these itself
             continue

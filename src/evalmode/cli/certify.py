@@ -23,6 +23,7 @@ from evalmode.cli.options import (
 
 if TYPE_CHECKING:
     from evalmode.certificate import Certificate
+    from evalmode.predictor.optimized import OptimizedPredictor
 
 __all__ = ["app"]
 
@@ -57,9 +58,15 @@ def certify_task(
             file_okay=False,
         ),
     ] = None,
+    budget: Annotated[
+        float | None,
+        typer.Option(
+            "--budget", metavar="S", min=0, help="Seconds to search for a faster plan; 0: none. [default: 60]"
+        ),
+    ] = None,
     output_format: FormatOption = Format.TEXT,
 ) -> None:
-    """Check a model, evaluate its test data, and write a certificate."""
+    """Check a model, find its fastest plan, evaluate its test data, and write a certificate."""
     from evalmode.cli.printing import Progress, move_model, print_certificate, users_code, writable_folder
     from evalmode.fresh_process import load_seeded
     from evalmode.terminal import certificate_text
@@ -71,29 +78,45 @@ def certify_task(
     folder = writable_folder(out or Path()) if out is not None or output_format is not Format.JSON else None
     with users_code():
         loaded = load_seeded(reference, weights)
-    from evalmode.certification import certify
+    from evalmode.certification import certified
 
     patterns = defaults.allow(allow, loaded.model)
     defaults.say_used()
     if device is not None:
         loaded = move_model(loaded, device)
     with Progress(sys.stderr) as progress, users_code():
-        found = certify(
+        found, fast = certified(
             loaded,
             device=device,
             limit=limit,
             clauses=selection.clauses,
             allow=patterns,
             probes=chosen_probes,
+            budget_s=budget,
             on_progress=progress.show,
         )
     certificate = selection.applied(found)
     steps: list[tuple[str, str]] = []
     if folder is not None:
         steps.append(("certificate", str(certificate.save(folder / "certificate.json"))))
+        if fast is not None:
+            fast.attach(certificate)
+            steps += _model_step(fast, folder / "model.evalmode")
     steps += _next_steps(certificate, reference)
     print_certificate(certificate, output_format, lambda made: certificate_text(made, next_steps=steps))
     raise typer.Exit(0 if certificate.ok else 1)
+
+
+def _model_step(fast: OptimizedPredictor, path: Path) -> list[tuple[str, str]]:
+    """The artifact; where no plan can be written into a file, that is said and the certificate stands."""
+    from evalmode.cli.printing import saved_artifact, say
+    from evalmode.errors import ArtifactError
+
+    try:
+        return [("model", str(saved_artifact(fast, path)))]
+    except ArtifactError as error:
+        say(f"no model.evalmode: {error.got}")
+        return []
 
 
 def _next_steps(certificate: Certificate, reference: str) -> list[tuple[str, str]]:
@@ -101,7 +124,7 @@ def _next_steps(certificate: Certificate, reference: str) -> list[tuple[str, str
     examples = Path("examples")
     if not Path(reference).resolve().is_relative_to(examples.resolve()):
         return []
-    steps = [("your model", "evalmode init")]
-    if (examples / "broken").is_dir() and Path("Makefile").is_file():
-        steps.insert(0, ("break it", "make gallery"))
-    return steps
+    gallery = (examples / "broken").is_dir() and Path("Makefile").is_file()
+    return (
+        [("break it", "make gallery       your model  evalmode init")] if gallery else [("your model", "evalmode init")]
+    )

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import rich.progress
 
     from evalmode.certificate import Certificate
+    from evalmode.predictor.optimized import OptimizedPredictor
     from evalmode.task import Task
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "print_certificate",
     "print_json",
     "print_text",
+    "saved_artifact",
     "say",
     "users_code",
     "writable_folder",
@@ -74,6 +76,24 @@ def say(note: str) -> None:
     from evalmode.terminal import displayable, look
 
     print(displayable(note, unicode=look(sys.stderr).unicode), file=sys.stderr)
+
+
+def saved_artifact(predictor: OptimizedPredictor, path: Path) -> Path:
+    """Write the predictor to `path`; what is to be known about it goes to standard error.
+
+    Raises:
+        ArtifactError: nothing of it can be written.
+    """
+    import warnings
+
+    from evalmode.errors import EvalmodeWarning
+
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always", EvalmodeWarning)
+        saved = predictor.save(path)
+    for warning in told:
+        say(str(warning.message))
+    return saved
 
 
 def writable_folder(folder: Path) -> Path:

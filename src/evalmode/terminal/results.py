@@ -14,6 +14,7 @@ from evalmode.certificate import Certificate, ClauseResult, EvaluationRecord, Me
 from evalmode.clause import CLAUSES, Verdict
 from evalmode.finding import Finding, Place, Severity
 from evalmode.terminal.layout import Look, displayable, duration, ends, entry, look, plural, render
+from evalmode.terminal.plans import plan_lines
 
 __all__ = ["certificate_text", "check_text"]
 
@@ -90,12 +91,12 @@ def certificate_text(
         for finding in found:
             summary = not errors or finding is not errors[0]  # the first error is the headline of its clause
             lines += _detail_lines(finding, shape, indent=6, module_width=module_width, summary=summary)
+    if certificate.optimization is not None:
+        lines += [Text(), *plan_lines(certificate.optimization, shape)]
     if certificate.evaluation is not None:
         lines += [Text(), *_evaluation_lines(certificate.evaluation, shape)]
     if certificate.inferred:
-        lines += [Text(), Text("Inferred", style="bold")]
-        for sentence in certificate.inferred:
-            lines += entry(Text("   "), 4, sentence, shape)
+        lines += [Text(), *entry(Text("Inferred", style="bold"), 10, "; ".join(certificate.inferred), shape)]
     lines += [Text(), *_closing_lines(certificate, shape)]
     for label, text in next_steps:
         lines += entry(Text(f"  {label}", style="dim"), 15, text, shape)
@@ -217,6 +218,9 @@ def _evaluation_lines(record: EvaluationRecord, shape: Look) -> list[Text]:
         prefix = Text(f"    {name:<{name_width}} {value:>8}" if two_columns else f"  {name}: {value}")
         tail = [between.ljust(14) if count else between, count] if between else [count, metric.method]
         lines += entry(prefix, max(column, cell_len(prefix.plain) + 2) if two_columns else shape.width, tail, shape)
+    if record.same_answers is not None:
+        same = f"plain and optimised give the same answer on {record.same_answers:,} of {record.samples:,}"
+        lines += entry(Text("   "), 4, same, shape)
     return lines
 
 

@@ -1,0 +1,245 @@
+"""How fast are the plans that `evalmode.optimize` finds? Beside every peer a user might pick instead, in one run.
+
+Each row is a model at a batch size. All contestants of a row are timed in turn, round by round, so that drift of a
+noisy machine cancels; figures are ratios within a round. Rows are kept as they finish, and a run that was stopped goes
+on where it was.
+
+    python benchmarks/optimize.py                     # every row; about ten minutes each with all peers
+    python benchmarks/optimize.py --models mlp --batch 8 --seconds 20
+    python benchmarks/optimize.py --table             # print and keep the table of the rows that there are
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import functools
+import gc
+import json
+import math
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import peers
+import torch
+from eleven_models import CASES, Case, built
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+import evalmode
+from evalmode.optimization.race import Race
+
+FOLDER = Path(__file__).parent / "results"
+ROWS, TABLE = FOLDER / "optimize.json", FOLDER / "optimize.md"
+OURS, UNSTABLE, PLAIN = "evalmode", "evalmode stable=False", "plain eval()"
+FP32_ERROR = 1e-3  # a peer that is further off does not give the model's answers, and is no peer
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """One contestant of a row: its speed over plain, its error against plain, and what can be said of it."""
+
+    speedup: float | None = None
+    error: float | None = None
+    build: float | None = None
+    peak: float | None = None
+    note: str = ""
+
+
+def entries(case: Case, batch: int, precision: str, seconds: float, budget: float, wanted: list[str]) -> dict[str, Any]:
+    """Every contestant of one row."""
+    model, inputs = built(case), case.inputs(batch)
+    hint = "latency" if batch == 1 else "throughput"
+    plain = peers.plain(model, inputs)
+    expected = plain()
+    calls: dict[str, Callable[[], object]] = {PLAIN: plain}
+    found: dict[str, Entry] = {}
+    plans: dict[str, Any] = {}
+    for name, stable in ((OURS, True), (UNSTABLE, False)):
+        begin = time.perf_counter()
+        fast = evalmode.optimize(model, inputs, objective=hint, batch_sizes=[batch], budget_s=budget, stable=stable)
+        plans[name] = fast
+        calls[name] = functools.partial(fast, inputs)
+        record = fast.certificate.optimization.chosen
+        plain_peak = fast.certificate.optimization.plans[0].peak_bytes
+        peak = record.peak_bytes / plain_peak if record.peak_bytes and plain_peak else None
+        found[name] = Entry(None, _error(fast(inputs), expected), time.perf_counter() - begin, peak, str(fast.plan))
+    for name in wanted:
+        begin = time.perf_counter()
+        try:
+            call = peers.PEERS[name](model, inputs, precision, hint)
+            error = _error(call(), expected)
+        except Exception as failure:  # noqa: BLE001 - whatever a peer raises is its row
+            found[name] = Entry(note=f"fails: {type(failure).__name__}: {str(failure).splitlines()[0][:80]}")
+            continue
+        found[name] = Entry(None, error, time.perf_counter() - begin)
+        if precision == "fp32" and error > FP32_ERROR:
+            found[name] = dataclasses.replace(found[name], note="other answers: left out")
+        else:
+            calls[name] = call
+    speeds = _speeds(calls, seconds, hint)
+    for name, speed in speeds.items():
+        if name != PLAIN:
+            found[name] = dataclasses.replace(found[name], speedup=speed)
+    row = {
+        "model": case.name,
+        "batch": batch,
+        "precision": precision,
+        "plain_ms": speeds[PLAIN],
+        "limit": _share_of_limit(model, inputs, speeds, speeds[PLAIN]),
+        "overhead_us": _overhead(plans[OURS], inputs) if batch == 1 else None,
+        "entries": {name: dataclasses.asdict(entry) for name, entry in found.items()},
+    }
+    for fast in plans.values():
+        fast.close()
+    return row
+
+
+def _speeds(calls: dict[str, Callable[[], object]], seconds: float, hint: str) -> dict[str, Any]:
+    """Each contestant's speed over plain, and the milliseconds of plain."""
+    race = Race(calls, keep=tuple(calls))
+    race.run(seconds=seconds, least=7, rounds=60)
+    flights = {name: peers.FLIGHT if name == "openvino" and hint == "throughput" else 1 for name in calls}
+    speeds: dict[str, Any] = {name: race.ratio(PLAIN, name) * flights[name] for name in calls if name != PLAIN}
+    speeds[PLAIN] = race.median(PLAIN) * 1000
+    return speeds
+
+
+def _share_of_limit(model: nn.Module, inputs: Tensor, speeds: dict[str, Any], plain_ms: float) -> float | None:
+    """Operations a second of our plan, as a share of what torch's own matrix product reaches in this run."""
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(inputs)
+    operations = counter.get_total_flops()
+    square = torch.randn(2048, 2048)
+    times = []
+    for _ in range(5):
+        begin = time.perf_counter()
+        square @ square
+        times.append(time.perf_counter() - begin)
+    rate = 2 * 2048**3 / min(times)
+    return operations / (plain_ms / 1000 / speeds[OURS]) / rate if operations else None
+
+
+def _overhead(fast: Any, inputs: Tensor, calls: int = 2000) -> float:
+    """Microseconds that a call costs beyond the bare executor: the median of both in turn."""
+    size = fast.execution_sizes[0]
+    if size != 1:
+        return math.nan
+    chunk = (inputs.contiguous(),)
+    executor = fast.executors[0]
+    race = Race({"call": lambda: fast(inputs), "bare": lambda: executor.run([chunk])}, keep=("call", "bare"))
+    race.run(seconds=3, rounds=calls)
+    return (race.median("call") - race.median("bare")) * 1e6
+
+
+def _error(outputs: Any, expected: Tensor) -> float:
+    """The largest difference from plain, as a share of plain's largest value."""
+    return float((outputs.float() - expected.float()).abs().max() / expected.float().abs().max().clamp_min(1e-30))
+
+
+def table(rows: list[dict[str, Any]]) -> list[str]:
+    """The rows as Markdown, and the figures of the goals under them."""
+    names = list(peers.PEERS)
+    lines = [
+        f"| model | batch | plain ms | **evalmode** | {' | '.join(names)} | over the best | error | memory | of the limit |",
+        "|---|---:|---:|---:|" + "---:|" * (len(names) + 4),
+    ]
+    ratios: dict[int, list[float]] = {}
+    for row in rows:
+        cells = row["entries"]
+        ours = cells[OURS]["speedup"]
+        best = max((cells[name]["speedup"] or 0.0 for name in names if name in cells), default=0.0)
+        over = ours / max(best, 1.0)
+        ratios.setdefault(row["batch"], []).append(over)
+        shown = [_number(cells.get(name, {})) for name in names]
+        lines.append(
+            f"| {row['model']} | {row['batch']} | {row['plain_ms']:.3g} | **{ours:.2f}** | {' | '.join(shown)} "
+            f"| {over:.2f} | {cells[OURS]['error']:.1e} | {_text(cells[OURS]['peak'])} | {_text(row['limit'])} |"
+        )
+    lines.append("")
+    for batch, values in sorted(ratios.items()):
+        lines.append(
+            f"- batch {batch}: {math.exp(statistics.fmean(map(math.log, values))):.2f} times the best peer of the row "
+            f"(geometric mean of {len(values)}), the least {min(values):.2f}"
+        )
+    prices = [row["entries"][UNSTABLE]["speedup"] / row["entries"][OURS]["speedup"] - 1 for row in rows]
+    peaks = [row["entries"][OURS]["peak"] for row in rows if row["entries"][OURS]["peak"]]
+    overheads = [row["overhead_us"] for row in rows if row["overhead_us"] and not math.isnan(row["overhead_us"])]
+    if prices:
+        worst = max(zip(prices, rows, strict=True), key=lambda pair: pair[0])
+        lines.append(
+            f"- price of `stable=True`: {statistics.median(prices):.1%} at the median, the worst {worst[0]:.1%} "
+            f"({worst[1]['model']}, batch {worst[1]['batch']})"
+        )
+    if peaks:
+        lines.append(
+            f"- peak memory over plain: {statistics.median(peaks):.2f} at the median, {max(peaks):.2f} at most"
+        )
+    if overheads:
+        lines.append(f"- a call beyond the bare back end, batch 1: {statistics.median(overheads):.0f} us at the median")
+    lines += ["", "The plans:", ""]
+    lines += [f"- {row['model']}, batch {row['batch']}: {row['entries'][OURS]['note']}" for row in rows]
+    return lines
+
+
+def _number(cell: dict[str, Any]) -> str:
+    if cell.get("speedup"):
+        return f"{cell['speedup']:.2f}"
+    return "fails" if str(cell.get("note", "")).startswith("fails") else "other answers" if cell.get("note") else "-"
+
+
+def _text(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
+
+
+def keep(rows: list[dict[str, Any]], text: list[str]) -> None:
+    """Write rows and table."""
+    FOLDER.mkdir(exist_ok=True)
+    ROWS.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+    where = (
+        f"evalmode {evalmode.__version__}, torch {torch.__version__}, Python {platform.python_version()}, "
+        f"{platform.machine()}, {torch.backends.cpu.get_cpu_capability()}, {len(os.sched_getaffinity(0))} cores, "
+        f"{torch.get_num_threads()} threads. Speed over plain `eval()` under inference mode, one interleaved run a row."
+    )
+    TABLE.write_text("\n".join(["# benchmarks/optimize.py", "", where, "", *text]) + "\n", encoding="utf-8")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", default="", help="only models whose name holds one of these words, by comma")
+    parser.add_argument("--batch", default="8,1", help="batch sizes, by comma")
+    parser.add_argument("--precision", default="fp32", choices=["fp32", "bf16"])
+    parser.add_argument("--peers", default=",".join(peers.PEERS), help="peers, by comma")
+    parser.add_argument("--seconds", type=float, default=30, help="for the race of a row")
+    parser.add_argument("--budget", type=float, default=60, help="for each search")
+    parser.add_argument("--again", action="store_true", help="run rows anew that are kept already")
+    parser.add_argument("--table", action="store_true", help="only print and keep the table")
+    given = parser.parse_args()
+    rows: list[dict[str, Any]] = json.loads(ROWS.read_text(encoding="utf-8")) if ROWS.exists() else []
+    words = [word for word in given.models.split(",") if word]
+    os.environ.setdefault("EVALMODE_CACHE", "off")
+    wanted = [peer for peer in given.peers.split(",") if peer]
+    for batch in [] if given.table else map(int, given.batch.split(",")):
+        for case in CASES:
+            known = [r for r in rows if (r["model"], r["batch"], r["precision"]) == (case.name, batch, given.precision)]
+            if (words and not any(word in case.name for word in words)) or (known and not given.again):
+                continue
+            print(f"{case.name}, batch {batch} ...", flush=True)
+            row = entries(case, batch, given.precision, given.seconds, given.budget, wanted)
+            rows = [each for each in rows if each not in known] + [row]
+            order = [each.name for each in CASES]
+            rows.sort(key=lambda each: (-each["batch"], order.index(each["model"])))
+            keep(rows, table(rows))
+            gc.collect()
+            torch.compiler.reset()
+    print("\n".join(table(rows)))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,149 @@
+"""The optimised plan of a task: searched for on its own data, and evaluated beside the plain model."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Literal
+
+import msgspec
+import torch
+
+from evalmode.certificate import Certificate, ClauseResult
+from evalmode.certification.preparation import inputs_of, module_of, on_device
+from evalmode.clause import Verdict
+from evalmode.errors import EvalmodeError, TaskError, UsageError
+from evalmode.evaluation.batches import batches_from
+from evalmode.evaluation.split import checked_split, default_split
+from evalmode.observe.tree import map_tensors
+from evalmode.optimization.optimizer import optimize
+from evalmode.predictor.optimized import OptimizedPredictor
+from evalmode.task import Task
+
+__all__ = ["agreement", "budget_of", "first_inputs", "not_optimized", "optimize_loaded", "with_plan"]
+
+BUDGET_S = 60.0
+ENVIRONMENT = "EVALMODE_BUDGET"
+
+
+def budget_of(given: float | None) -> float:
+    """Seconds for the search for a plan: what was given, else `$EVALMODE_BUDGET`, else a minute. 0 searches for none.
+
+    Raises:
+        UsageError: it is no number of seconds.
+    """
+    text = os.environ.get(ENVIRONMENT)
+    if given is None and not text:
+        return BUDGET_S
+    try:
+        seconds = float(given if given is not None else text or 0)
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds < float("inf"):
+        raise UsageError(
+            f"the budget for a plan is {given if given is not None else text!r}", expected="seconds, from 0 (no search)"
+        )
+    return seconds
+
+
+def optimize_loaded(
+    task: Task,
+    *,
+    device: str | None = None,
+    tolerance: str = "fp32",
+    objective: Literal["throughput", "latency"] = "throughput",
+    batch_sizes: Sequence[int] | None = None,
+    batch_size: int = 64,
+    on_progress: Callable[[str, int, int | None], object] | None = None,
+    **options: Any,
+) -> tuple[OptimizedPredictor, list[str]]:
+    """A predictor of the task's model, searched for with the first batch of its data, and what is to be said.
+
+    Raises:
+        TaskError: the task has no data.
+        OptimizationError: the model cannot be optimised.
+    """
+    module, target = on_device(module_of(task), device)
+    inputs, origin = first_inputs(task, max(batch_sizes or (batch_size,)))
+    data = metric = None
+    notes = [f"built with the first batch of the {origin} data"]
+    if tolerance == "task":
+        data = [_pair(task, batch) for batch in batches_from(task.data("test_data"), batch_size)]
+        metric = task.metrics[0] if isinstance(task.metrics, list | tuple) and task.metrics else None
+        notes.append("tolerance task: decisions and metric are held against plain on the test data")
+    inputs = map_tensors(lambda tensor: tensor.to(target), inputs)
+    fast = optimize(
+        module,
+        inputs,
+        forward=task.forward,
+        tolerance=tolerance,
+        data=data,
+        metric=metric,
+        objective=objective,
+        batch_sizes=batch_sizes,
+        on_progress=on_progress,
+        **options,
+    )
+    if fast.certificate is not None and task.name:
+        fast.attach(msgspec.structs.replace(fast.certificate, subject=task.name))
+    return fast, notes
+
+
+def first_inputs(task: Task, batch_size: int) -> tuple[Any, str]:
+    """The model's inputs in the first batch of the task's data, and which data.
+
+    Raises:
+        TaskError: there are none.
+    """
+    for part, origin in (("test_data", "test"), ("train_data", "training")):
+        data = task.data(part)  # type: ignore[arg-type]
+        if data is None:
+            continue
+        batch = next(iter(batches_from(data, batch_size)), None)
+        if batch is not None:
+            return inputs_of(task, batch), origin
+    raise TaskError(
+        f"{task.home} has no data to optimise with",
+        expected="def test_data() that returns a DataLoader, a Dataset, or a pair (inputs, targets)",
+        fix="add it to the task",
+    )
+
+
+def with_plan(certificate: Certificate, fast: OptimizedPredictor) -> Certificate:
+    """The certificate with the verdict on the plan, and what the search tried."""
+    made = fast.certificate
+    if made is None:
+        return certificate
+    return msgspec.structs.replace(
+        certificate, clauses=(*certificate.clauses, *made.clauses), optimization=made.optimization
+    )
+
+
+def not_optimized(certificate: Certificate, reason: EvalmodeError | str) -> Certificate:
+    """The certificate with `faithful` not tested, and why."""
+    text = str(reason).splitlines()[0]
+    clause = ClauseResult(clause="faithful", verdict=Verdict.NOT_TESTED, evidence=text)
+    return msgspec.structs.replace(certificate, clauses=(*certificate.clauses, clause))
+
+
+def agreement(plain: torch.Tensor | None, optimized: torch.Tensor | None) -> tuple[int, int] | None:
+    """On how many of how many samples both give the same answer; None where answers are not whole numbers.
+
+    Shapes: `(N, ...)`; a sample agrees if all of its answers do.
+
+    Example:
+        >>> agreement(torch.tensor([1, 2, 3]), torch.tensor([1, 2, 0]))
+        (2, 3)
+    """
+    if plain is None or optimized is None or plain.shape != optimized.shape or not plain.dim() or not len(plain):
+        return None
+    if plain.is_floating_point() or plain.is_complex():
+        return None
+    return int((plain == optimized).reshape(len(plain), -1).all(1).sum()), len(plain)
+
+
+def _pair(task: Task, batch: Any) -> Iterable[Any]:
+    if task.split is not None:
+        return checked_split(task.split, batch)
+    inputs, target, _ = default_split(batch)
+    return inputs, target

@@ -1,0 +1,1 @@
+"""The fastest verified way to run a model: passes, candidates, verification, search."""

@@ -1,0 +1,116 @@
+"""Which plans are worth a trial: every back end at the callers' own size first, then variations on the best.
+
+Threads, streams and the micro-batch belong to a candidate as much as its back end: a batch cut into pieces that fit the
+cache, or shared out between streams of one thread each, is often faster than one execution of all threads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import msgspec
+
+from evalmode.backends.backend import Backend
+from evalmode.backends.configuration import Configuration
+
+__all__ = ["Candidate", "build_estimate", "first_round", "variations"]
+
+LARGEST_BATCH = 64
+_KEEP_ORDER = ("eager", "inductor")  # the others choose the memory order of weights and activations themselves
+_BUILD_SECONDS = {
+    # seconds before the first operator, and for each operator: on two cores of 2.5 GHz; only the order matters
+    "eager": (0.0, 0.0),
+    "openvino": (1.0, 0.02),
+    "onnxruntime": (1.5, 0.02),
+    "inductor": (6.0, 0.08),
+    "aot_inductor": (8.0, 0.08),
+}
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A back end, how it runs, and which form of the model: `""` as it is, `"passes"`, or `"channels-last"`."""
+
+    backend: Backend
+    configuration: Configuration
+    form: str = ""
+    varied: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.configuration}{f', {self.form}' if self.form == 'channels-last' else ''}"
+
+    @property
+    def kind(self) -> str:
+        """Back end and precision."""
+        return f"{self.configuration.backend} {self.configuration.precision}"
+
+    @property
+    def name(self) -> str:
+        """As tables name it: its kind, and for a variation the streams and the samples of an execution.
+
+        `2x4` is two streams of 4 samples each; `t1` is one thread, `nhwc` the memory order channels-last.
+        """
+        parts = [self.kind]
+        if self.form == "channels-last":
+            parts.append("nhwc")
+        if self.varied:
+            parts.append(f"{self.configuration.streams}x{self.configuration.batch}")
+            if self.configuration.threads == 1 and self.configuration.streams == 1:
+                parts.append("t1")
+        return " ".join(parts)
+
+    def at(self, **changes: int) -> Candidate:
+        """The same back end with another batch, other threads or streams."""
+        return Candidate(self.backend, msgspec.structs.replace(self.configuration, **changes), self.form, varied=True)
+
+
+def first_round(
+    backends: Iterable[Backend], precisions: Sequence[str] | None, configuration: Configuration, forms: Sequence[str]
+) -> list[Candidate]:
+    """Candidates for each back end and precision that run here, shaped as `configuration`: the quickest to build first.
+
+    `precisions` limits them; None admits every one the processor has instructions for. `forms` are those that the model
+    has: the back ends that keep the memory order they are given try channels-last as well.
+    """
+    found = []
+    for backend in backends:
+        if backend.missing() is not None:
+            continue
+        for precision in backend.precisions(configuration.device):
+            if precisions is not None and precision not in precisions:
+                continue
+            shaped = msgspec.structs.replace(configuration, backend=backend.name, precision=precision)
+            form = "passes" if "passes" in forms else ""
+            found.append(Candidate(backend, shaped, form))
+            if backend.name in _KEEP_ORDER and "channels-last" in forms:
+                found.append(Candidate(backend, shaped, "channels-last"))
+    return sorted(found, key=lambda candidate: _BUILD_SECONDS.get(candidate.backend.name, (5.0, 0.0)))
+
+
+def variations(candidate: Candidate, sizes: Sequence[int], cores: int) -> list[Candidate]:
+    """The same back end with other micro-batches, threads and streams, the likeliest to win first.
+
+    `sizes` are the callers' batch sizes, `cores` those that the process may use.
+    """
+    largest = min(max(sizes), LARGEST_BATCH)
+    found: list[Candidate] = []
+    if candidate.backend.streams and cores > 1:
+        share = max(1, -(-largest // cores))
+        shares = sorted({share, max(1, share // 2), 1}, reverse=True)
+        found += [candidate.at(batch=micro, threads=1, streams=cores) for micro in shares if largest > 1]
+    found += [candidate.at(batch=micro) for micro in (largest // 2, largest // 4, 1) if 1 <= micro < largest]
+    if cores > 1:
+        found.append(candidate.at(batch=largest, threads=1))
+    if max(sizes) > LARGEST_BATCH:
+        found.insert(0, candidate.at(batch=LARGEST_BATCH))
+    return [each for each in dict.fromkeys(found) if each.configuration != candidate.configuration]
+
+
+def build_estimate(backend: str, operators: int) -> float:
+    """About how long a build will take.
+
+    Units: seconds.
+    """
+    base, each = _BUILD_SECONDS.get(backend, (5.0, 0.05))
+    return base + each * operators

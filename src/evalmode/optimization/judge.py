@@ -1,0 +1,92 @@
+"""What stands between a candidate and the win: the samples, their true answers, the gate, and the test of stability."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from evalmode.optimization.probes import LEAST, probe_samples
+from evalmode.optimization.reference import Reference, accepted_samples, reference_of
+from evalmode.optimization.samples import Run, Samples
+from evalmode.optimization.stability import Stability
+from evalmode.optimization.subject import Subject
+from evalmode.optimization.task_data import TaskData
+from evalmode.optimization.task_margin import verify_task
+from evalmode.optimization.tolerance import Tolerance
+from evalmode.optimization.verification import Verification, verify
+from evalmode.predictor.optimized import OptimizedPredictor
+
+__all__ = ["Judge", "judge_of"]
+
+_STABILITY_RUNS = 10  # about how often each sample runs at one size
+
+
+@dataclass(frozen=True)
+class Judge:
+    """Judges candidates for one model.
+
+    `samples` are those on which bits are compared: as many as the time allows, at least twice what an execution holds.
+    `task` are the user's data with plain's own answers, for the tolerance of that name.
+    """
+
+    reference: Reference
+    samples: Samples
+    tolerance: Tolerance
+    output_axes: tuple[int | None, ...]
+    names: tuple[str, ...]
+    task: TaskData | None = None
+    candidates: int = 1
+
+    def verify(self, runs: Mapping[int, Run], predictor: OptimizedPredictor | None = None) -> Verification:
+        """Whether what runs executions of these sizes gives the model's answers, or answers the task as well."""
+        if self.task is None or predictor is None:
+            return verify(runs, self.reference, self.tolerance)
+        answers = self.task.answers(predictor.predict)
+        return verify_task(self.task.plain, answers, self.tolerance, candidates=self.candidates)
+
+    def instability(self, runs: Mapping[int, Run]) -> str:
+        """What changes a sample's bits within an execution size or between sizes; empty where nothing does."""
+        if all(axis is None for axis in self.samples.axes):
+            return ""
+        stability = Stability(self.samples, self.output_axes, names=self.names)
+        for size in sorted(runs):
+            record = stability.add(size, runs[size])
+            if not record.stable:
+                return record.reason
+        classes = stability.report().classes
+        if len(classes) > 1:
+            return f"sizes {classes[0][0]} and {classes[1][0]} give a sample other bits"
+        return ""
+
+
+def judge_of(
+    subject: Subject, tolerance: Tolerance, *, task: TaskData | None = None, candidates: int = 1, seconds: float = 10.0
+) -> Judge:
+    """Samples like the user's with edges among them, and their answers in fp64 and in plain fp32.
+
+    Units: `seconds` for the answers; one test of stability is made to take about as long.
+
+    Raises:
+        ModelRunError: the model fails on its own samples.
+    """
+    program = subject.program
+    size = min(max(subject.sizes), 8)
+    parts = probe_samples(program.inputs, program.input_axes, program.input_names)
+    begin = time.perf_counter()
+    kept, _ = accepted_samples(subject.plain_flat, parts, size)
+    each = (time.perf_counter() - begin) / max(1, sum(map(len, parts)))
+    names = tuple(tensor.name for tensor in subject.output_tensors())
+    reference = reference_of(
+        subject.plain_flat,
+        kept,
+        program.output_axes,
+        names=names,
+        sizes=tuple(sorted({1, 2, size})),
+        seconds=seconds,
+        model=subject.flat,
+    )
+    affordable = int(seconds / max(each, 1e-9) / _STABILITY_RUNS)
+    wanted = max(min(affordable, max(len(kept[0]), LEAST)), min(len(kept[0]), 2 * max(subject.sizes), 16))
+    samples = kept[0] if wanted >= len(kept[0]) else kept[0].chosen(range(wanted))
+    return Judge(reference, samples, tolerance, program.output_axes, names, task, candidates)

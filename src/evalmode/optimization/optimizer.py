@@ -1,0 +1,299 @@
+"""`evalmode.optimize`: the fastest way to run a model that gives the same answers; and `evalmode.refresh`."""
+
+from __future__ import annotations
+
+import time
+import weakref
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from evalmode.backends.backend import Backend
+from evalmode.backends.catalog import BACKEND_NAMES, backend_named
+from evalmode.backends.catalog import backends as all_backends
+from evalmode.errors import OptimizationError, UsageError
+from evalmode.mode.derived import staleness_unchecked
+from evalmode.mode.discover import require_modules
+from evalmode.observe.fingerprint import environment_record, fingerprint
+from evalmode.optimization.exporting import program_of
+from evalmode.optimization.judge import judge_of
+from evalmode.optimization.outcome import cached_plan, predictor_of, resume
+from evalmode.optimization.plan_cache import CachedPlan, cache_key, read_plan, write_plan
+from evalmode.optimization.search import Progress, Search, SearchSettings
+from evalmode.optimization.subject import Subject
+from evalmode.optimization.task_data import TaskData, task_data
+from evalmode.optimization.task_margin import demand_data
+from evalmode.optimization.tolerance import Tolerance
+from evalmode.predictor.calling import call
+from evalmode.predictor.optimized import OptimizedPredictor
+from evalmode.predictor.structure import Structure
+
+__all__ = ["optimize", "refresh"]
+
+Objective = Literal["throughput", "latency"]
+_REFERENCE_SHARE = 0.12  # of the budget, for the answers in fp64
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Request:
+    """What the user asked for, in the words of `optimize`; `refresh` asks for the same again."""
+
+    forward: Callable[[Any, Any], Any] | None
+    tolerance: Tolerance
+    data: Any
+    metric: Any
+    objective: Objective
+    sizes: tuple[int, ...] | None
+    backends: tuple[Backend, ...]
+    passes: tuple[str, ...] | None
+    stable: bool
+    device: torch.device
+    budget: float
+    memory: float | None
+
+
+_requests: weakref.WeakKeyDictionary[OptimizedPredictor, _Request] = weakref.WeakKeyDictionary()
+
+
+def optimize(
+    model: nn.Module,
+    batch: Any,
+    *,
+    forward: Callable[[Any, Any], Any] | None = None,
+    tolerance: str | Tolerance = "fp32",
+    data: Any = None,
+    metric: Any = None,
+    objective: Objective = "throughput",
+    batch_sizes: Sequence[int] | None = None,
+    backends: Iterable[str] | None = None,
+    passes: Iterable[str] | None = None,
+    stable: bool = True,
+    device: str | torch.device | None = None,
+    budget_s: float = 60,
+    memory: float | None = 1.0,
+    on_progress: Progress | None = None,
+) -> OptimizedPredictor:
+    """The fastest way to run `model` that gives the same answers, as a predictor; the model itself is not changed.
+
+    Every back end that is installed is tried, in several execution shapes, beside plain `eval()`. What is fastest must
+    pass the gate: with `tolerance="fp32"` its error against fp64 is at most a small multiple of the error that plain
+    fp32 makes itself; with `"task"`, on `data`, few answers change and `metric` loses little. If nothing that passes is
+    surely faster, plain eager runs. With `stable`, each sample gets the same bits in any batch.
+
+    Parameters:
+        batch: inputs like those that will come, in the form of the model's `forward`; `forward(model, batch)` replaces
+            the calling rule.
+        data, metric: for `tolerance="task"`: a pair or an iterable of pairs (inputs, target), and a metric's name or
+            function.
+        objective: "throughput" weighs the batch sizes of the callers alike, by default that of `batch`; so does
+            "latency", by default for one sample.
+        backends, passes: names, to try only these; an empty `passes` applies none.
+        device: where the model is; to run elsewhere, move it first.
+        budget_s: seconds for everything.
+        memory: how many times plain's peak memory a plan may need; None for no limit.
+
+    Raises:
+        NotAModuleError, BatchError, UsageError: an argument is wrong.
+        ModelRunError: the model fails on the batch.
+        OptimizationError: the outputs of the model cannot be cut into samples.
+        UnstableModelError: the same input gives other bits each time, even alone.
+
+    Example:
+        >>> model = nn.Sequential(nn.Linear(8, 8), nn.ReLU())
+        >>> fast = optimize(model, torch.randn(4, 8), backends=["eager"], budget_s=5)
+        >>> fast(torch.randn(19, 8)).shape
+        torch.Size([19, 8])
+    """
+    (model,) = require_modules((model,), "optimize")
+    judged = Tolerance.of(tolerance)
+    if judged.kind == "task":
+        demand_data(data)
+    request = _Request(
+        forward=forward,
+        tolerance=judged,
+        data=data,
+        metric=metric,
+        objective=_objective(objective),
+        sizes=_sizes(batch_sizes),
+        backends=_backends(backends),
+        passes=_names(passes),
+        stable=bool(stable),
+        device=_device(model, device),
+        budget=_budget(budget_s),
+        memory=memory,
+    )
+    return _optimized(model, batch, request, on_progress or _silent)
+
+
+def refresh(predictor: OptimizedPredictor, model: nn.Module) -> OptimizedPredictor:
+    """`predictor` anew, from the weights that `model` has now: the same plan, which has to pass the gate again.
+
+    Where it no longer passes, or is no longer faster, a new search is made with the settings of the first. The old
+    predictor is closed.
+
+    Raises:
+        UsageError: the predictor was loaded from a file: make one with `optimize`.
+
+    Example:
+        >>> model = nn.Linear(4, 2)
+        >>> fast = optimize(model, torch.randn(2, 4), backends=["eager"], budget_s=5)
+        >>> _ = torch.nn.init.zeros_(model.weight)
+        >>> fast.matches(model)
+        False
+        >>> refresh(fast, model).matches(model)
+        True
+    """
+    request = _requests.get(predictor)
+    if request is None or predictor.probes is None:
+        raise UsageError(
+            f"{predictor!r} was not made by `optimize` in this process",
+            expected="a predictor that evalmode.optimize returned",
+            fix="fast = evalmode.optimize(model, batch)",
+        )
+    (model,) = require_modules((model,), "refresh")
+    batch = Structure(predictor.plan.input_form).rebuild(predictor.probes)
+    anew = _optimized(model, batch, request, _silent, start=cached_plan(predictor))
+    predictor.close()
+    return anew
+
+
+def _optimized(
+    model: nn.Module, batch: Any, request: _Request, say: Progress, start: CachedPlan | None = None
+) -> OptimizedPredictor:
+    begin = time.perf_counter()
+    say("exporting", 0, None)
+    with staleness_unchecked():  # an older predictor of this model may be the very reason for the call
+        exported = program_of(model, batch, request.forward)
+    if exported.uncut:
+        raise OptimizationError(
+            f"an answer cannot be cut into samples: {exported.uncut[0]}",
+            expected="outputs with one entry for each sample",
+            fix='forward=lambda model, batch: model(**batch)["logits"]   # leave the others out',
+        )
+    usual = exported.program.batch if request.objective == "throughput" else 1
+    subject = Subject(exported, request.sizes or (usual,), fingerprint(model), request.forward)
+    notes = [*exported.notes, *subject.rewrite(request.passes)]
+    if exported.program.exported is None:
+        notes.append(f"only back ends that need no graph: {exported.program.export_error}")
+    settings = SearchSettings(
+        backends=request.backends,
+        precisions=("fp32",) if request.tolerance.kind == "fp32" else None,
+        threads=torch.get_num_threads() if request.device.type == "cpu" else 1,
+        device=str(request.device),
+        stable=request.stable,
+        budget=request.budget,
+        memory=request.memory,
+    )
+    say("answers in fp64", 0, None)
+    judge = judge_of(
+        subject,
+        request.tolerance,
+        task=_task(subject, request),
+        candidates=sum(len(backend.precisions(str(request.device))) for backend in request.backends),
+        seconds=_REFERENCE_SHARE * request.budget,
+    )
+    search = Search(subject, settings, judge, say, started_at=begin, notes=notes)
+    key = _key(subject, request, settings)
+    known = start or read_plan(key)
+    if known is None or not resume(search, known):
+        search.run()
+        known = None
+    predictor = predictor_of(search, model, request.objective, known)
+    _requests[predictor] = request
+    if known is None:
+        write_plan(key, cached_plan(predictor))
+    return predictor
+
+
+def _task(subject: Subject, request: _Request) -> TaskData | None:
+    """The user's data, where the tolerance asks for them."""
+    if request.tolerance.kind != "task":
+        return None
+    model: Any = subject.flat.model
+    return task_data(request.data, request.metric, lambda inputs: call(model, inputs, request.forward))
+
+
+def _key(subject: Subject, request: _Request, settings: SearchSettings) -> str:
+    """Everything that decides which plan wins."""
+    return cache_key(
+        subject.weights,
+        [(str(x.dtype), tuple(x.shape)) for x in subject.program.inputs],
+        str(subject.exported.input_structure.root),
+        subject.sizes,
+        request.tolerance,
+        request.objective,
+        request.passes,
+        request.stable,
+        request.memory,
+        request.budget,
+        settings.threads,
+        [(backend.name, backend.missing() or backend.version()) for backend in request.backends],
+        environment_record(request.device),
+    )
+
+
+def _backends(names: Iterable[str] | None) -> tuple[Backend, ...]:
+    if names is None:
+        return all_backends()
+    if isinstance(names, str):
+        names = (names,)
+    chosen = tuple(backend_named(name) for name in dict.fromkeys(names))
+    if not chosen:
+        raise UsageError("no back end is left to try", expected=", ".join(BACKEND_NAMES))
+    return chosen
+
+
+def _names(passes: Iterable[str] | None) -> tuple[str, ...] | None:
+    return None if passes is None else (passes,) if isinstance(passes, str) else tuple(passes)
+
+
+def _objective(objective: Objective) -> Objective:
+    if objective not in {"throughput", "latency"}:
+        raise UsageError(f"objective is {objective!r}", expected="'throughput' or 'latency'")
+    return objective
+
+
+def _sizes(sizes: Sequence[int] | None) -> tuple[int, ...] | None:
+    if sizes is None:
+        return None
+    given = (sizes,) if isinstance(sizes, int) else tuple(sizes)
+    if not given or any(not isinstance(size, int) or isinstance(size, bool) or size < 1 for size in given):
+        raise UsageError(f"batch_sizes is {sizes!r}", expected="whole numbers of samples from 1, such as (1, 8)")
+    return tuple(sorted(set(given)))
+
+
+def _budget(seconds: float) -> float:
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds < float("inf"):
+        raise UsageError(f"budget_s is {seconds!r}", expected="a positive number of seconds")
+    return float(seconds)
+
+
+def _device(model: nn.Module, device: str | torch.device | None) -> torch.device:
+    """Where the model is; a wish for another place is refused, because a plan is made for where it runs.
+
+    Raises:
+        UsageError: the model is elsewhere, or in several places.
+    """
+    places = {tensor.device for tensor in (*model.parameters(), *model.buffers())}
+    if len(places) > 1:
+        raise UsageError(
+            f"the model lies on {', '.join(sorted(map(str, places)))}", expected="one device", fix="model.to(device)"
+        )
+    here = places.pop() if places else torch.device("cpu")
+    if device is None:
+        return here
+    wanted = torch.device(device)
+    if wanted.type != here.type or wanted.index not in {None, here.index}:
+        raise UsageError(
+            f"device is {str(wanted)!r}, but the model is on {str(here)!r}",
+            expected="the device that the model is on",
+            fix=f"evalmode.optimize(copy.deepcopy(model).to({str(wanted)!r}), batch)",
+        )
+    return here
+
+
+def _silent(stage: str, done: int, total: int | None) -> None:
+    """No progress is wanted."""

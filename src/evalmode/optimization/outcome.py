@@ -1,0 +1,218 @@
+"""What a search came to: the predictor that runs, its certificate, and what is kept for the next search."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import msgspec
+from torch import nn
+
+from evalmode.backends.catalog import backend_named
+from evalmode.backends.configuration import Configuration
+from evalmode.certificate import Certificate, ClauseResult, OptimizationRecord, PlanRecord
+from evalmode.clause import Verdict
+from evalmode.errors import BackendError, OptimizationError, UnstableModelError
+from evalmode.observe.fingerprint import environment_record, model_record
+from evalmode.observe.tree import describe
+from evalmode.optimization.candidates import Candidate
+from evalmode.optimization.plan_cache import CachedPlan
+from evalmode.optimization.search import PLAIN, Search
+from evalmode.optimization.trial import FAILED, VERIFIED, Trial, started
+from evalmode.predictor.optimized import OptimizedPredictor
+
+__all__ = ["cached_plan", "predictor_of", "resume"]
+
+PROBE_SAMPLES = 8  # of the given batch, kept in the predictor: for artifacts, and for `refresh`
+
+
+def predictor_of(search: Search, model: nn.Module, objective: str, known: CachedPlan | None) -> OptimizedPredictor:
+    """The predictor of the chosen plan, or of plain eager where nothing was chosen, with its certificate.
+
+    Raises:
+        UnstableModelError: plain eager has to run, and is not stable even alone.
+    """
+    subject, stable = search.subject, search.settings.stable
+    trial = search.chosen or _plain_trial(search)
+    record = _optimization_record(search, trial, objective, known)
+    probes = subject.program.inputs_at(min(PROBE_SAMPLES, max(subject.program.batch, 1)))
+    serialises = trial.candidate.backend.load is not None
+    predictor = trial.predictor(
+        subject,
+        stable=stable,
+        record=record.chosen,
+        probes=probes,
+        model=model,
+        serialisable=None if serialises else lambda: _serialisable(search, model, objective, probes),
+    )
+    predictor.attach(_certificate(search, trial, model, record))
+    return predictor
+
+
+def resume(search: Search, known: CachedPlan) -> bool:
+    """Build a plan that an earlier search chose, and put it through the gate again. False where it no longer holds."""
+    if not known.configurations:
+        search.plain_seconds = _by_size(known.record.plans[0].seconds)
+        return True
+    by_size = sorted(known.configurations, key=lambda configuration: configuration.batch, reverse=True)
+    candidate = Candidate(backend_named(by_size[0].backend), by_size[0], known.form)
+    if candidate.backend.missing() is not None:
+        return False
+    trial = started(search.subject, candidate, {})
+    if trial.outcome == FAILED or any(trial.add_size(search.subject, other.batch) for other in by_size[1:]):
+        trial.close()
+        return False
+    if not search.holds(trial):
+        trial.close()
+        return False
+    before = known.record.chosen
+    trial.outcome, trial.speedup, trial.peak_bytes = VERIFIED, before.speedup, before.peak_bytes
+    trial.seconds, search.plain_seconds = _by_size(before.seconds), _by_size(known.record.plans[0].seconds)
+    search.trials.append(trial)
+    search.chosen = trial
+    return True
+
+
+def cached_plan(predictor: OptimizedPredictor) -> CachedPlan:
+    """What a later search, or `refresh`, begins with."""
+    certificate = predictor.certificate
+    if certificate is None or certificate.optimization is None:
+        raise OptimizationError(f"{predictor!r} carries no record of a search")
+    record = certificate.optimization
+    plain = record.chosen.outcome == "plain"
+    return CachedPlan(
+        configurations=() if plain else predictor.plan.configurations,
+        form=form_of(record.chosen.passes),
+        record=record,
+    )
+
+
+def _by_size(seconds: dict[str, float]) -> dict[int, float]:
+    return {int(size): each for size, each in seconds.items()}
+
+
+def form_of(passes: tuple[str, ...]) -> str:
+    """The form of the model that these passes made.
+
+    Example:
+        >>> form_of(()), form_of(("fold-batch-norm",)), form_of(("fold-batch-norm", "channels-last"))
+        ('', 'passes', 'channels-last')
+    """
+    return "channels-last" if "channels-last" in passes else "passes" if passes else ""
+
+
+def _plain_trial(search: Search) -> Trial:
+    """Plain eager at the callers' size; one sample at a time where that is not stable."""
+    settings, subject = search.settings, search.subject
+    eager = backend_named("eager")
+    largest = min(max(subject.sizes), 64)
+    sizes = dict.fromkeys((largest, 1)) if search.has_batch_axis() else (1,)
+    problem = ""
+    for size in sizes:
+        configuration = Configuration(backend="eager", batch=size, threads=settings.threads, device=settings.device)
+        trial = started(subject, Candidate(eager, configuration), {})
+        if trial.outcome == FAILED:
+            raise BackendError(f"plain eager cannot be built: {trial.reason}")
+        runs = trial.runs(subject)
+        problem = search.judge.instability(runs) if settings.stable else ""
+        if not problem:
+            trial.verification = search.judge.verify(runs)
+            return trial
+        trial.close()
+    raise UnstableModelError(
+        f"a sample alone does not get the same bits again: {problem}",
+        expected="a model that is deterministic in evaluation mode",
+        fix="evalmode.check(model, batch) names the line; or optimize(..., stable=False)",
+        explain="deterministic",
+    )
+
+
+def _serialisable(search: Search, model: nn.Module, objective: str, probes: object) -> OptimizedPredictor:
+    """The fastest plan that can be written into a file, verified now.
+
+    Raises:
+        BackendError: there is none, and why.
+    """
+    reasons = []
+    ranked = sorted(search.trials, key=lambda trial: -(trial.speedup or 0.0))
+    for before in ranked:
+        backend = before.candidate.backend
+        if backend.load is None or backend.native_code:
+            continue
+        if before.outcome in {"rejected", "unstable", FAILED}:
+            reasons.append(f"{before.name}: {before.reason}")
+            continue
+        trial = started(search.subject, before.candidate, {})
+        if trial.outcome != FAILED and search.holds(trial):
+            predictor = trial.predictor(search.subject, stable=search.settings.stable, probes=probes, model=model)
+            record = _optimization_record(search, trial, objective, None)
+            predictor.attach(_certificate(search, trial, model, record))
+            return predictor
+        reasons.append(f"{before.name}: {trial.reason or 'does not pass the gate'}")
+    raise BackendError("; ".join(reasons) or "no back end that writes files was among those that were tried")
+
+
+def _optimization_record(search: Search, trial: Trial, objective: str, known: CachedPlan | None) -> OptimizationRecord:
+    subject, settings = search.subject, search.settings
+    used = msgspec.structs.replace(trial.record(chosen=True), passes=subject.passes.get(trial.candidate.form, ()))
+    plain_rate = {size: size / seconds for size, seconds in search.plain_seconds.items() if seconds}
+    plain = PlanRecord(
+        name=PLAIN,
+        outcome="plain",
+        threads=settings.threads,
+        seconds={str(size): seconds for size, seconds in search.plain_seconds.items()},
+        samples_per_second=plain_rate[max(plain_rate)] if plain_rate else None,
+        speedup=1.0,
+        error=1.0,
+        peak_bytes=search.plain_peak,
+    )
+    others = [each for each in search.trials if each is not trial]
+    others.sort(key=lambda each: -(each.speedup or 0.0))
+    tried = {each.candidate.configuration.backend for each in search.trials}
+    missing = [
+        PlanRecord(name=backend.name, backend=backend.name, outcome="not installed", reason=backend.missing() or "")
+        for backend in settings.backends
+        if backend.name not in tried and backend.missing() is not None
+    ]
+    notes = list(search.notes)
+    if known is not None:
+        notes.append("timed in an earlier search on this machine; verified now")
+    plans = (plain, *((used,) if search.chosen is not None else ()), *(each.record() for each in others), *missing)
+    if known is not None and known.record.plans:
+        told = {plain.name, used.name}
+        plans = (
+            *plans[: 1 + (search.chosen is not None)],
+            *(each for each in known.record.plans if each.name not in told),
+        )
+    return OptimizationRecord(
+        tolerance=search.judge.tolerance.kind,
+        objective=objective,
+        batch_sizes=subject.sizes,
+        execution_sizes=tuple(sorted(trial.executors)),
+        stable=settings.stable,
+        plans=plans,
+        notes=tuple(notes),
+        seconds=search.used,
+    )
+
+
+def _certificate(search: Search, trial: Trial, model: nn.Module, record: OptimizationRecord) -> Certificate:
+    """The clause `faithful`, and what was tried."""
+    found = trial.verification
+    name = trial.candidate.configuration.backend
+    clause = ClauseResult(
+        clause="faithful",
+        verdict=Verdict.KEPT if found is not None and found.accepted else Verdict.UNDECIDED,
+        probes=found.probes if found is not None else 0,
+        evidence=f"{name}: {found.reason.removesuffix(f' over {found.samples} samples')}" if found else name,
+        notes=tuple(found.notes) if found is not None else (),
+    )
+    return Certificate(
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        subject=type(model).__name__,
+        model=model_record(model),
+        environment=environment_record(search.settings.device),
+        inputs=describe(search.subject.batch(max(search.subject.sizes))),
+        clauses=(clause,),
+        optimization=record,
+        seconds=record.seconds,
+    )

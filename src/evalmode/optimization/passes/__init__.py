@@ -1,0 +1,1 @@
+"""Graph rewrites that keep the function: one file per pass."""

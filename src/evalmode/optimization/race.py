@@ -1,0 +1,134 @@
+"""Which of several ways to compute the same thing is fastest, on a machine that is never quiet.
+
+Contestants run in rounds, interleaved and in changing order, so that drift of the machine reaches all alike. What
+decides is the ratio within a round, never a time of its own. Who is surely behind leaves early.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+__all__ = ["Race", "sign_test"]
+
+LEAST_ROUNDS = 6
+SLICE_SECONDS = (
+    0.004  # one measurement repeats the call until it lasts this long: timers and wake-ups cost microseconds
+)
+HOPELESS = 2.5  # a contestant so many times slower in its first two rounds is not given a third
+MARGIN = 1.02  # nobody leaves for a difference that nobody would notice
+LEVEL = 0.01
+
+
+def sign_test(wins: int, losses: int) -> float:
+    """The one-sided p-value of at least `wins` wins if both sides were equally likely to win a round; ties left out.
+
+    Example:
+        >>> sign_test(7, 0)
+        0.0078125
+        >>> sign_test(0, 0)
+        1.0
+
+    Source: Conover, Practical Nonparametric Statistics, section 3.4.
+    """
+    rounds = wins + losses
+    return float(sum(math.comb(rounds, k) for k in range(wins, rounds + 1)) / 2**rounds)
+
+
+@dataclass
+class Race:
+    """Interleaved timing of `contestants`, calls without arguments, among which `keep` never leave.
+
+    Units: seconds per call.
+
+    Example:
+        >>> import time
+        >>> race = Race({"slow": lambda: time.sleep(0.004), "fast": lambda: None}, keep=("slow",))
+        >>> race.run(seconds=0.2)
+        >>> race.fastest(), race.ratio("slow", "fast") > 1, race.surely_faster("fast", "slow")
+        ('fast', True, True)
+    """
+
+    contestants: Mapping[str, Callable[[], object]]
+    keep: tuple[str, ...] = ()
+    clock: Callable[[], float] = time.perf_counter
+    times: dict[str, list[float]] = field(default_factory=dict)
+    left: dict[str, int] = field(default_factory=dict)
+    _repeats: dict[str, int] = field(default_factory=dict)
+
+    def run(self, seconds: float, *, rounds: int = 400, least: int = LEAST_ROUNDS) -> None:
+        """Go on for about `seconds`, at least `least` rounds in all and at most `rounds`; may be called again."""
+        start = self.clock()
+        for name, call in self.contestants.items():
+            if name not in self._repeats:
+                self.times[name] = []
+                self._repeats[name] = self._repeats_of(call)
+        while len(self._running()) > 1 or self._rounds() < least:
+            if self._rounds() >= rounds or (self._rounds() >= least and self.clock() - start >= seconds):
+                return
+            self._round()
+
+    def fastest(self) -> str:
+        """The contestant with the least median ratio to the others over the rounds that they shared."""
+        running = self._running()
+        return min(running, key=lambda name: max(self.ratio(name, other) for other in running))
+
+    def ratio(self, first: str, second: str) -> float:
+        """How many times longer `first` takes than `second`: the median over the rounds that both ran."""
+        pairs = list(zip(self.times[first], self.times[second], strict=False))
+        return statistics.median(a / b for a, b in pairs) if pairs else math.nan
+
+    def surely_faster(self, first: str, second: str, comparisons: int = 1) -> bool:
+        """Whether `first` beats `second` by the sign test over rounds, at 1 % shared by so many comparisons."""
+        pairs = list(zip(self.times[first], self.times[second], strict=False))
+        wins, losses = sum(a < b for a, b in pairs), sum(a > b for a, b in pairs)
+        return sign_test(wins, losses) <= LEVEL / max(1, comparisons)
+
+    def median(self, name: str) -> float:
+        """The median time of one call."""
+        return statistics.median(self.times[name])
+
+    def _repeats_of(self, call: Callable[[], object]) -> int:
+        """How often one measurement calls; the warm-up is not counted."""
+        call()
+        shortest = math.inf
+        for _ in range(3):
+            begin = self.clock()
+            call()
+            shortest = min(shortest, self.clock() - begin)
+            if shortest > SLICE_SECONDS:
+                break
+        return max(1, min(1000, round(SLICE_SECONDS / max(shortest, 1e-7))))
+
+    def _round(self) -> None:
+        running = self._running()
+        shift = self._rounds() % len(running)
+        for name in running[shift:] + running[:shift]:
+            call, repeats = self.contestants[name], self._repeats[name]
+            begin = self.clock()
+            for _ in range(repeats):
+                call()
+            self.times[name].append((self.clock() - begin) / repeats)
+        self._send_away(running)
+
+    def _send_away(self, running: list[str]) -> None:
+        """Losers leave: hopeless ones after two rounds, the others once a sign test says so."""
+        if self._rounds() < 2:
+            return
+        best = self.fastest()
+        for name in running:
+            if name == best or name in self.keep:
+                continue
+            behind = self.ratio(name, best)
+            surely = self.surely_faster(best, name, len(self.contestants))
+            if behind > HOPELESS or (behind > MARGIN and surely):
+                self.left[name] = self._rounds()
+
+    def _running(self) -> list[str]:
+        return [name for name in self.contestants if name not in self.left]
+
+    def _rounds(self) -> int:
+        return max((len(times) for times in self.times.values()), default=0)

@@ -1,0 +1,101 @@
+"""Many samples kept beside each other, of which executions of any size are made."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from evalmode.backends.backend import Chunk
+
+__all__ = ["Run", "Samples", "executions", "ran", "rows_of"]
+
+IN_FLIGHT = 4  # executions handed over at once: enough to fill the streams of a plan, few enough to bound memory
+
+Run = Callable[[Sequence[Chunk]], list[Chunk]]
+"""What is verified: `Executor.run`, or a whole plan; the outputs of each chunk of inputs, in order."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Samples:
+    """Samples stacked along the axis of each input that counts them; an input without one belongs to all.
+
+    `kinds` says of each sample what it is. Without any such axis the inputs as a whole are the one sample.
+    """
+
+    inputs: Chunk
+    axes: tuple[int | None, ...]
+    kinds: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.kinds)
+
+    def at(self, positions: Sequence[int]) -> Chunk:
+        """The inputs of one execution: the samples at `positions`, contiguous and fresh.
+
+        Example:
+            >>> samples = Samples((torch.arange(3), torch.ones(2)), (0, None), ("given",) * 3)
+            >>> samples.at([2, 0])[0].tolist()
+            [2, 0]
+        """
+        return tuple(
+            tensor.clone(memory_format=torch.contiguous_format)
+            if axis is None
+            else tensor.index_select(axis, torch.tensor(positions, device=tensor.device)).contiguous()
+            for tensor, axis in zip(self.inputs, self.axes, strict=True)
+        )
+
+    def chosen(self, positions: Sequence[int]) -> Samples:
+        """These samples alone."""
+        return Samples(self.at(positions), self.axes, tuple(self.kinds[position] for position in positions))
+
+    def finite(self) -> list[bool]:
+        """Of each sample, whether its inputs hold neither NaN nor positive infinity; negative infinity is a mask's."""
+        sound = [True] * len(self)
+        for tensor, axis in zip(self.inputs, self.axes, strict=True):
+            if not (tensor.is_floating_point() or tensor.is_complex()):
+                continue
+            bad = tensor.isnan() if tensor.is_complex() else tensor.isnan() | (tensor == torch.inf)
+            if axis is None:
+                sound = [known and not bool(bad.any()) for known in sound]
+            else:
+                rows = bad.movedim(axis, 0).reshape(len(self), -1).any(1).tolist()
+                sound = [known and not row for known, row in zip(sound, rows, strict=True)]
+        return sound
+
+
+def executions(order: Sequence[int], size: int) -> Iterator[list[int]]:
+    """`order` cut into executions of `size`; the last one is filled up with samples of its own.
+
+    Example:
+        >>> list(executions([4, 5, 6], 2))
+        [[4, 5], [6, 6]]
+    """
+    for start in range(0, len(order), size):
+        held = list(order[start : start + size])
+        yield [held[position % len(held)] for position in range(size)]
+
+
+def rows_of(output: Tensor, axis: int | None) -> Tensor:
+    """An output with a flat row for each sample, in the host's memory; one row where it belongs to none.
+
+    Shapes: any; gives `(samples, values)`, with two values for a complex one.
+    """
+    values = output.detach().to_dense() if output.layout is not torch.strided else output.detach()
+    values = values.cpu()
+    values = torch.view_as_real(values.resolve_conj()) if values.is_complex() else values
+    if axis is None:
+        return values.reshape(1, -1)
+    lead = values.movedim(axis, 0)
+    return lead.reshape(len(lead), -1) if lead.numel() else lead.new_empty(len(lead), 0)
+
+
+def ran(run: Run, samples: Samples, order: Sequence[int], size: int) -> Iterator[tuple[list[int], Chunk]]:
+    """The samples of each execution of `size`, and its outputs; several executions are handed over together."""
+    cut = list(executions(order, size))
+    for start in range(0, len(cut), IN_FLIGHT):
+        group = cut[start : start + IN_FLIGHT]
+        outputs = run([samples.at(positions) for positions in group])
+        yield from zip(group, outputs, strict=True)

@@ -1,0 +1,183 @@
+"""The model under search: as the user runs it, as programs for back ends, and as a plan that a predictor can run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from evalmode.backends.configuration import Configuration
+from evalmode.backends.program import Program
+from evalmode.certificate import PlanRecord
+from evalmode.optimization.exporting import Exported
+from evalmode.optimization.rewriting import apply_passes
+from evalmode.predictor.arguments import call_kind, parameters_of
+from evalmode.predictor.calling import arguments_of
+from evalmode.predictor.plan import PaddedAxis, Plan, TensorPlan, spec_of
+
+__all__ = ["Subject"]
+
+
+@dataclass
+class Subject:
+    """A model, the inputs it is tried on, and its forms.
+
+    `forms` are the programs that passes made of it, by name: `"passes"`, and `"channels-last"` for convolutions;
+    `passes` names what changed something in each. `sizes` are the batch sizes of the callers, `weights` is the
+    fingerprint of the model.
+    """
+
+    exported: Exported
+    sizes: tuple[int, ...]
+    weights: str
+    forward: Callable[[Any, Any], Any] | None = None
+    forms: dict[str, Program] = field(default_factory=dict)
+    passes: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    padded: PaddedAxis | None = None
+    _programs: dict[int, Program] = field(default_factory=dict)
+
+    @property
+    def program(self) -> Program:
+        """The model as it is, flat."""
+        return self.exported.program
+
+    @property
+    def flat(self) -> nn.Module:
+        """The user's model in evaluation, called with flat tensors."""
+        if self.exported.flat is None:
+            raise RuntimeError("an exported program always holds its flat module")
+        return self.exported.flat
+
+    def batch(self, size: int) -> Any:
+        """A batch of `size` samples in the form that the user's model takes."""
+        return self.exported.input_structure.rebuild(self.program.inputs_at(size))
+
+    def plain(self, size: int) -> Callable[[], Any]:
+        """One call of the model as people deploy it: `eval()` and `torch.inference_mode()`, nothing around it."""
+        model: Any = self.flat.model
+        batch = self.batch(size)
+        if self.forward is not None:
+            forward = self.forward
+
+            def run_forward() -> Any:
+                with torch.inference_mode():
+                    return forward(model, batch)
+
+            return run_forward
+        positional, named = arguments_of(batch)
+
+        def run() -> Any:
+            with torch.inference_mode():
+                return model(*positional, **named)
+
+        return run
+
+    def plain_flat(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        """The user's model on the flat inputs of one execution: what candidates are measured against."""
+        with torch.no_grad():
+            outputs: tuple[Tensor, ...] = self.flat(*inputs)
+        return outputs
+
+    def rewrite(self, names: Sequence[str] | None) -> list[str]:
+        """Apply the passes of these names, or the usual ones, and say what they did.
+
+        Raises:
+            UsageError: there is no pass of that name.
+        """
+        if names is not None and not names:
+            return []
+        notes = []
+        ordinary, report = apply_passes(self.program, None if names is None else names)
+        if any(report.changed.values()):
+            self.forms["passes"] = ordinary
+            self.passes["passes"] = tuple(name for name, count in report.changed.items() if count)
+            notes.append(f"passes: {report}")
+        elif report.problem:
+            notes.append(f"passes: {report.problem}")
+        notes += [
+            f"{name} left {refusal.where} as it is: {refusal.why}"
+            for name, refusals in report.refused.items()
+            for refusal in refusals[:1]
+        ]
+        if names is None:
+            base = self.forms.get("passes", self.program)
+            ordered, again = apply_passes(base, ["channels-last"])
+            if any(again.changed.values()):
+                self.forms["channels-last"] = ordered
+                self.passes["channels-last"] = (*self.passes.get("passes", ()), "channels-last")
+        return notes
+
+    def program_for(self, batch: int, form: str) -> Program:
+        """The program for executions of `batch` samples, in one of its forms."""
+        program = self.forms.get(form)
+        if program is not None:
+            if program.exported is None or (program.dynamic and batch >= self.exported.smallest):
+                return program
+            if not program.dynamic and program.batch == batch:
+                return program
+        if batch not in self._programs:
+            self._programs[batch] = self.exported.at_batch(batch)
+        return self._programs[batch]
+
+    def weight_bytes(self) -> int:
+        """Bytes of the parameters and buffers.
+
+        Units: bytes.
+        """
+        tensors = {id(tensor): tensor for tensor in (*self.flat.parameters(), *self.flat.buffers())}.values()
+        return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+    def output_tensors(self) -> tuple[TensorPlan, ...]:
+        """Names, dtypes and shapes of the outputs."""
+        outputs = self.plain_flat(*self.program.inputs)
+        paths = self.exported.output_structure.paths
+        return tuple(
+            spec_of(_name(path, position), tensor, axis)
+            for position, (path, tensor, axis) in enumerate(zip(paths, outputs, self.program.output_axes, strict=True))
+        )
+
+    def plan(
+        self,
+        configurations: Sequence[Configuration],
+        costs: Sequence[float],
+        *,
+        stable: bool,
+        answers_nan: bool = False,
+        record: PlanRecord | None = None,
+    ) -> Plan:
+        """The plan that runs these configurations, the smallest execution first."""
+        ordered = sorted(zip(configurations, costs, strict=True), key=lambda pair: pair[0].batch)
+        program = self.program
+        if self._outputs is None:
+            self._outputs = self.output_tensors()
+        return Plan(
+            configurations=tuple(configuration for configuration, _ in ordered),
+            costs=tuple(cost for _, cost in ordered),
+            inputs=tuple(
+                spec_of(name, tensor, axis)
+                for name, tensor, axis in zip(program.input_names, program.inputs, program.input_axes, strict=True)
+            ),
+            outputs=self._outputs,
+            input_form=self.exported.input_structure.root,
+            output_form=self.exported.output_structure.root,
+            call=call_kind(self.batch(1), self.forward),
+            parameters=parameters_of(self.flat.model),  # type: ignore[arg-type]
+            weights=self.weights,
+            record=record,
+            padded=self.padded,
+            stable=stable,
+            answers_nan=answers_nan,
+        )
+
+    _outputs: tuple[TensorPlan, ...] | None = None
+
+
+def _name(path: str, position: int) -> str:
+    """`['logits']` is `logits`; a lone tensor is `output`; a place in a tuple is numbered."""
+    inner = path.strip(".[]'\"")
+    if not path:
+        return "output"
+    return inner if inner.isidentifier() else f"output {position}"

@@ -1,0 +1,129 @@
+"""The user's data for the tolerance `task`: what the plain model answers on them, and what a candidate does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from evalmode.errors import BatchError, UsageError
+from evalmode.measure.catalog import METRICS, metric_named
+from evalmode.measure.metric import Aggregate, Metric
+from evalmode.observe.tree import describe, map_tensors, tensor_leaves
+from evalmode.optimization.task_margin import Answers, Figure, decisions_of, demand_data
+
+__all__ = ["TaskData", "task_data"]
+
+_MOST_SAMPLES = 4096
+_LOWER_IS_BETTER = ("loss", "error")
+
+
+@dataclass(frozen=True)
+class TaskData:
+    """Batches of (inputs, target), a metric for each sample, and the answers of the plain model."""
+
+    batches: tuple[tuple[Any, Tensor | None], ...]
+    metrics: tuple[Metric, ...]
+    plain: Answers
+
+    def answers(self, predict: Callable[[Any], Any]) -> Answers:
+        """What `predict` answers on the data."""
+        return _answers(predict, self.batches, self.metrics)
+
+
+def task_data(data: Any, metric: Any, plain: Callable[[Any], Any]) -> TaskData:
+    """The user's data, read, with the answers of the plain model.
+
+    `data` is a pair (inputs, target) or an iterable of such pairs; a target may be None where there is no `metric`.
+    `metric` is a name, a `Metric`, or a function of (outputs, target) that gives a number for each sample.
+
+    Raises:
+        UsageError: there are no data, or they are no pairs.
+    """
+    demand_data(data)
+    batches = tuple(_pairs(data))
+    if not batches:
+        raise UsageError("the data for tolerance 'task' hold no batch", expected="at least one pair (inputs, target)")
+    metrics = () if metric is None else (_metric(metric),)
+    return TaskData(batches, metrics, _answers(plain, batches, metrics))
+
+
+def _pairs(data: Any) -> Iterable[tuple[Any, Tensor | None]]:
+    if _is_pair(data) and isinstance(data[1], Tensor | None):
+        inputs, target = data
+        length = len(target) if target is not None else len(tensor_leaves(inputs)[0][1])
+        for start in range(0, min(length, _MOST_SAMPLES), 64):
+            rows = slice(start, min(start + 64, length, _MOST_SAMPLES))
+            cut = map_tensors(lambda tensor, rows=rows: tensor[rows], inputs)  # type: ignore[misc]
+            yield cut, None if target is None else target[rows]
+        return
+    count = 0
+    for batch in data:
+        if not _is_pair(batch):
+            raise UsageError(
+                f"a batch of the data for tolerance 'task' is {describe(batch)}", expected="a pair (inputs, target)"
+            )
+        yield batch[0], batch[1]
+        count += len(tensor_leaves(batch[0])[0][1])
+        if count >= _MOST_SAMPLES:
+            return
+
+
+def _is_pair(value: Any) -> bool:
+    return isinstance(value, tuple | list) and len(value) == 2
+
+
+def _metric(metric: Any) -> Metric:
+    if isinstance(metric, Metric):
+        return metric
+    if isinstance(metric, str):
+        return metric_named(metric)
+    if callable(metric):
+        return Metric(getattr(metric, "__name__", "metric"), metric, Aggregate.MEAN)
+    raise UsageError(f"metric is {metric!r}", expected=f"a function of (outputs, target), or {', '.join(METRICS)}")
+
+
+def _answers(
+    predict: Callable[[Any], Any], batches: Iterable[tuple[Any, Tensor | None]], metrics: tuple[Metric, ...]
+) -> Answers:
+    decisions: list[Tensor] = []
+    values: dict[str, list[Tensor]] = {metric.name: [] for metric in metrics}
+    decided = True
+    for inputs, target in batches:
+        with torch.no_grad():
+            outputs = _main(predict(inputs)).cpu()
+        found = decisions_of(outputs)
+        decided = decided and found is not None
+        if found is not None:
+            decisions.append(found)
+        for metric in metrics:
+            if target is None:
+                raise UsageError(f"{metric.name} needs a target, and the data have none", expected="(inputs, target)")
+            values[metric.name].append(torch.as_tensor(metric.per_sample(outputs, target)))
+    figures = {
+        metric.name: Figure(torch.cat(values[metric.name]).cpu().numpy(), metric.aggregate, _higher_is_better(metric))
+        for metric in metrics
+    }
+    return Answers(torch.cat(decisions) if decided and decisions else None, figures)
+
+
+def _main(outputs: Any) -> Tensor:
+    if isinstance(outputs, Tensor):
+        return outputs
+    logits = outputs.get("logits") if isinstance(outputs, Mapping) else getattr(outputs, "logits", None)
+    if isinstance(logits, Tensor):
+        return logits
+    tensors = [leaf for _, leaf in tensor_leaves(outputs)]
+    if not tensors:
+        raise BatchError(f"the outputs hold no tensor: {describe(outputs)}", expected="scores, or whole numbers")
+    return tensors[0]
+
+
+def _higher_is_better(metric: Metric) -> bool | None:
+    """Of proportions the higher is better, of losses and errors the lower; of a user's own function it is unknown."""
+    if metric.aggregate is Aggregate.PROPORTION:
+        return True
+    return False if metric.name in METRICS and any(word in metric.name for word in _LOWER_IS_BETTER) else None

@@ -1,0 +1,206 @@
+"""The gate of the tolerance `task`: how many answers change on the user's data, and what the metric may have lost."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from evalmode.errors import MissingExtraError, UsageError
+from evalmode.measure.exact import exact_mean
+from evalmode.measure.intervals import mean_interval, proportion_interval
+from evalmode.measure.metric import Aggregate
+from evalmode.optimization.tolerance import Tolerance
+from evalmode.optimization.verification import Verification
+
+__all__ = ["Answers", "Figure", "decisions_of", "demand_data", "samples_needed", "verify_task"]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Figure:
+    """A metric's value for each sample. `higher_is_better` None means unknown: then a change to either side counts.
+
+    Shapes: `(N,)`, booleans for a proportion.
+    """
+
+    values: NDArray[np.bool_] | NDArray[np.float64]
+    aggregate: Aggregate
+    higher_is_better: bool | None = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Answers:
+    """What a model answered on the user's data: a decision for each sample, and its metrics by name.
+
+    Shapes: `decisions` `(N, ...)`, of whole numbers; several decisions a sample count as a share of it.
+    """
+
+    decisions: Tensor | None
+    figures: Mapping[str, Figure] = dataclasses.field(default_factory=dict)
+
+
+def demand_data(data: object) -> None:
+    """Nothing where there is data.
+
+    Raises:
+        UsageError: there is none: without the user's data the tolerance `task` would be a guess.
+    """
+    if data is None:
+        raise UsageError(
+            "tolerance 'task' was asked for without data",
+            expected="samples like those the model will meet, on which changed decisions and the metric are counted",
+            fix="give data=(inputs, targets), or test_data in the task file",
+            explain="faithful",
+        )
+
+
+def decisions_of(outputs: Tensor) -> Tensor | None:
+    """The decisions that scores stand for: the best class, of every position where there are several.
+
+    Whole numbers are decisions themselves. None for one number a sample, which may be a value as well as a score.
+
+    Shapes: `(N, C)` gives `(N,)`, `(N, T, C)` `(N, T)`, `(N, C, H, W)` `(N, H, W)`.
+
+    Example:
+        >>> decisions_of(torch.tensor([[0.1, 0.9], [0.8, 0.2]])).tolist()
+        [1, 0]
+    """
+    if outputs.is_complex():
+        return None
+    if not outputs.is_floating_point():
+        return outputs
+    if outputs.dim() < 2 or (outputs.dim() == 2 and outputs.shape[1] < 2):
+        return None
+    return outputs.argmax(-1 if outputs.dim() == 3 else 1)
+
+
+def samples_needed(tolerance: Tolerance, candidates: int = 1) -> int:
+    """How many samples show, if no decision changes at all, that at most the tolerated share does.
+
+    Example:
+        >>> samples_needed(Tolerance("task"))
+        149
+    """
+    level = (1 - tolerance.confidence) / max(1, candidates)
+    if not 0 < tolerance.decisions < 1:
+        return 1
+    return math.ceil(math.log(level) / math.log1p(-tolerance.decisions))
+
+
+def verify_task(plain: Answers, candidate: Answers, tolerance: Tolerance, *, candidates: int = 1) -> Verification:
+    """Whether a candidate decides as the plain model does, and its metrics are as good, on the user's data.
+
+    Every bound is one-sided and holds at the tolerance's confidence for all `candidates` together (Bonferroni): a
+    Clopper-Pearson bound of the share of changed decisions; for a proportion the difference of two such bounds, for
+    other metrics the bootstrap of the paired differences. All have to hold, so none is corrected for the others.
+
+    Raises:
+        UsageError: there are neither decisions nor metrics, or the two do not hold the same samples.
+        MissingExtraError: scipy is not installed.
+    """
+    level = (1 - tolerance.confidence) / max(1, candidates)
+    if plain.decisions is None and not plain.figures:
+        raise UsageError(
+            "tolerance 'task' finds neither decisions nor a metric to compare",
+            expected="class scores, whole numbers, or a metric",
+            fix="give metric=, or prediction(outputs) in the task file",
+        )
+    if (plain.decisions is None) != (candidate.decisions is None) or plain.figures.keys() != candidate.figures.keys():
+        raise UsageError("the answers of the two models are of different kinds", expected="the same task for both")
+    said: list[str] = []
+    faults: list[str] = []
+    margin, count = 0.0, 0
+    if plain.decisions is not None and candidate.decisions is not None:
+        shares = _changed_shares(plain.decisions, candidate.decisions)
+        count = len(shares)
+        bound = _share_bound(shares, level)
+        margin = max(margin, bound / max(tolerance.decisions, 1e-12))
+        text = f"{100 * float(shares.mean()):.2g} % of decisions change, at most {100 * bound:.2g} %"
+        if bound > tolerance.decisions and not bool(shares.any()):
+            text += f"; {samples_needed(tolerance, candidates)} samples without a change would do, {count} were given"
+        (said if bound <= tolerance.decisions else faults).append(text)
+    for name, figure in plain.figures.items():
+        other = candidate.figures[name]
+        if len(figure.values) != len(other.values):
+            raise UsageError(f"{name} has {len(figure.values)} values of the one and {len(other.values)} of the other")
+        count = max(count, len(figure.values))
+        loss = _loss_bound(figure, other, level)
+        margin = max(margin, loss / max(tolerance.metric_loss, 1e-12)) if math.isfinite(loss) else math.inf
+        text = f"{name} loses at most {100 * loss:.2g} %" if math.isfinite(loss) else f"{name} is not finite"
+        (said if loss <= tolerance.metric_loss else faults).append(text)
+    allowed = f" (allowed {100 * tolerance.decisions:g} % and {100 * tolerance.metric_loss:g} %)"
+    return Verification(
+        accepted=not faults,
+        reason="; ".join(faults or said) + (allowed if faults else f" at {100 * tolerance.confidence:g} % confidence"),
+        strength="task-equal",
+        margin=margin,
+        samples=count,
+        probes=count,
+    )
+
+
+def _changed_shares(plain: Tensor, candidate: Tensor) -> Tensor:
+    """The share of each sample's decisions that changes. Shapes: `(N,)`."""
+    if plain.shape != candidate.shape or not plain.dim() or not len(plain):
+        raise UsageError(
+            f"decisions of shape {tuple(candidate.shape)} against {tuple(plain.shape)}",
+            expected="the same shape (N, ...), with at least one sample",
+        )
+    return (plain.cpu() != candidate.cpu()).reshape(len(plain), -1).double().mean(1)
+
+
+def _share_bound(shares: Tensor, level: float) -> float:
+    """The upper bound of the mean share. A share between 0 and 1 becomes one of them by a draw of that probability.
+
+    The draw keeps the mean, and makes the exact bound of a proportion a bound of any mean between 0 and 1; it has a
+    random stream of its own, always the same.
+    """
+    drawn = torch.rand(len(shares), generator=torch.Generator().manual_seed(0), dtype=torch.float64) < shares
+    return _upper(int(drawn.sum()), len(shares), level)
+
+
+def _upper(count: int, total: int, level: float) -> float:
+    return _known(proportion_interval(count, total, 1 - 2 * level).high)
+
+
+def _lower(count: int, total: int, level: float) -> float:
+    return _known(proportion_interval(count, total, 1 - 2 * level).low)
+
+
+def _known(bound: float | None) -> float:
+    if bound is None:
+        raise MissingExtraError(
+            "tolerance 'task' needs scipy for its bounds", fix="pip install 'evalmode[evaluate]'", explain="faithful"
+        )
+    return bound
+
+
+def _loss_bound(plain: Figure, candidate: Figure, level: float) -> float:
+    """The upper bound of what the metric loses; of the worse side where it is unknown which one is better."""
+    if plain.higher_is_better is None:
+        return max(_one_sided_loss(plain, candidate, level, 1.0), _one_sided_loss(plain, candidate, level, -1.0))
+    return _one_sided_loss(plain, candidate, level, 1.0 if plain.higher_is_better else -1.0)
+
+
+def _one_sided_loss(plain: Figure, candidate: Figure, level: float, sign: float) -> float:
+    before, after = plain.values, candidate.values
+    if plain.aggregate is Aggregate.PROPORTION:
+        right, still = before.astype(np.bool_), after.astype(np.bool_)
+        worse, better = (right & ~still, ~right & still) if sign > 0 else (~right & still, right & ~still)
+        total = len(right)
+        return _upper(int(worse.sum()), total, level / 2) - _lower(int(better.sum()), total, level / 2)
+    first, second = before.astype(np.float64), after.astype(np.float64)
+    lost = (first - second) * sign
+    if not bool(np.isfinite(lost).all()):
+        return math.inf
+    value = exact_mean(first)
+    most = float(lost[0]) if bool((lost == lost[0]).all()) else _known(mean_interval(lost, 1 - 2 * level).high)
+    if plain.aggregate is Aggregate.ROOT_MEAN:
+        root = math.sqrt(max(value, 0.0))
+        return sign * (root - math.sqrt(max(value - sign * most, 0.0))) / max(root, 1e-300)
+    return most / max(abs(value), 1e-300)

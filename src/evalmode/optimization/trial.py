@@ -1,0 +1,175 @@
+"""One candidate on trial: built, timed, weighed and judged, and what is said about it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from evalmode.backends.backend import Chunk, Executor
+from evalmode.certificate import PlanRecord
+from evalmode.errors import EvalmodeError
+from evalmode.optimization.candidates import Candidate
+from evalmode.optimization.footprint import peak_bytes_of
+from evalmode.optimization.samples import Run
+from evalmode.optimization.subject import Subject
+from evalmode.optimization.verification import Verification
+from evalmode.predictor.non_finite import answered_with_nan, broken_samples
+from evalmode.predictor.optimized import OptimizedPredictor
+
+__all__ = ["Trial", "started"]
+
+FAILED, REJECTED, UNSTABLE, VERIFIED, UNTESTED = "failed", "rejected", "unstable", "verified", "not tried"
+
+
+@dataclass(eq=False)
+class Trial:
+    """A candidate with its executors by size. `outcome` is empty while it is in the running.
+
+    With `answers_nan` samples of non-finite inputs are answered with NaN around the back end, which does not by itself.
+    """
+
+    candidate: Candidate
+    executors: dict[int, Executor] = field(default_factory=dict)
+    costs: dict[int, float] = field(default_factory=dict)
+    build_seconds: float = 0.0
+    outcome: str = ""
+    reason: str = ""
+    verification: Verification | None = None
+    speedup: float | None = None
+    seconds: dict[int, float] = field(default_factory=dict)
+    peak_bytes: int | None = None
+    answers_nan: bool = False
+
+    def runs(self, subject: Subject) -> dict[int, Run]:
+        """What runs executions, by size: as the predictor will, NaN included."""
+        if not self.answers_nan:
+            return {size: executor.run for size, executor in self.executors.items()}
+        program = subject.program
+
+        def guarded(run: Run) -> Run:
+            def answered(chunks: Sequence[Chunk]) -> list[Chunk]:
+                found = []
+                for chunk, outputs in zip(chunks, run(chunks), strict=True):
+                    broken = broken_samples(chunk, program.input_axes)
+                    if broken is not None:
+                        outputs = tuple(answered_with_nan(outputs, program.output_axes, broken))
+                    found.append(outputs)
+                return found
+
+            return answered
+
+        return {size: guarded(executor.run) for size, executor in self.executors.items()}
+
+    @property
+    def running(self) -> bool:
+        """Whether nothing speaks against it so far."""
+        return bool(self.executors) and self.outcome in {"", VERIFIED}
+
+    @property
+    def name(self) -> str:
+        """As tables name it."""
+        return self.candidate.name
+
+    def exclude(self, outcome: str, reason: str) -> None:
+        """Put it out of the running, and give back what it holds."""
+        self.outcome, self.reason = outcome, reason
+        self.close()
+
+    def close(self) -> None:
+        """Give back its executors."""
+        for executor in self.executors.values():
+            executor.close()
+        self.executors = {}
+
+    def predictor(self, subject: Subject, *, stable: bool, **parts: Any) -> OptimizedPredictor:
+        """What the user would run: all of its overhead is in the timings."""
+        sizes = sorted(self.executors)
+        configurations = [self.executors[size].configuration for size in sizes]
+        costs = [self.costs.get(size, float(size)) for size in sizes]
+        record = parts.pop("record", None)
+        plan = subject.plan(configurations, costs, stable=stable, answers_nan=self.answers_nan, record=record)
+        return OptimizedPredictor(
+            plan,
+            [self.executors[size] for size in sizes],
+            outputs=subject.exported.output_structure,
+            **parts,
+        )
+
+    def add_size(self, subject: Subject, size: int, clock: Callable[[], float] = time.perf_counter) -> str:
+        """Build one more execution size; the reason, if that fails."""
+        candidate = self.candidate.at(batch=size)
+        begin = clock()
+        try:
+            program = subject.program_for(size, candidate.form)
+            if candidate.backend.needs_export and program.exported is None:
+                return f"the model does not export: {program.export_error}"
+            self.executors[size] = candidate.backend.build(program, candidate.configuration)
+        except EvalmodeError as error:
+            return str(error).splitlines()[0]
+        except Exception as error:  # noqa: BLE001 - whatever a back end raises excludes it, and is said
+            return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
+        finally:
+            self.build_seconds += clock() - begin
+        return ""
+
+    def measure_memory(self, subject: Subject, size: int) -> None:
+        """Its peak: loaded from its payload if it has one, so that nothing of the build is counted."""
+        configuration, executor = max(
+            ((each.configuration, each) for each in self.executors.values()), key=lambda pair: pair[0].batch
+        )
+        inputs = tuple(tensor.contiguous() for tensor in subject.program.inputs_at(configuration.batch))
+        backend = self.candidate.backend
+        payload = executor.payload() if backend.load is not None and not backend.native_code else None
+        if payload is None or backend.load is None:
+            working = peak_bytes_of(lambda: executor.run([inputs]))
+            self.peak_bytes = None if working is None else subject.weight_bytes() + working
+            return
+        load, count, held = backend.load, len(subject.program.output_axes), []
+
+        def run_anew() -> None:
+            held.append(load(payload, configuration, count))
+            held[0].run([inputs])
+
+        self.peak_bytes = peak_bytes_of(run_anew)
+        held[0].close()
+
+    def record(self, *, chosen: bool = False) -> PlanRecord:
+        """The line of this candidate in the certificate."""
+        configuration = self.candidate.configuration
+        rate = {size: size / seconds for size, seconds in self.seconds.items() if seconds > 0}
+        return PlanRecord(
+            name=self.name,
+            backend=configuration.backend,
+            precision=configuration.precision,
+            batch=configuration.batch,
+            threads=configuration.threads,
+            streams=configuration.streams,
+            outcome="chosen" if chosen else self.outcome or UNTESTED,
+            reason=self.reason,
+            seconds={str(size): seconds for size, seconds in self.seconds.items()},
+            samples_per_second=rate[max(rate)] if rate else None,
+            speedup=self.speedup,
+            error=self.verification.ratio if self.verification is not None else None,
+            peak_bytes=self.peak_bytes,
+            build_seconds=self.build_seconds,
+        )
+
+
+def started(
+    subject: Subject, candidate: Candidate, known: Mapping[str, Trial], clock: Callable[[], float] = time.perf_counter
+) -> Trial:
+    """A trial with its first executor built; `failed` with the reason where that is not possible.
+
+    A back end that failed before for a reason of the model is not asked again.
+    """
+    trial = Trial(candidate)
+    before = known.get(candidate.kind)
+    if before is not None and before.outcome == FAILED:
+        trial.outcome, trial.reason = FAILED, before.reason
+        return trial
+    problem = trial.add_size(subject, candidate.configuration.batch, clock)
+    if problem:
+        trial.exclude(FAILED, problem)
+    return trial

@@ -1,0 +1,109 @@
+"""The race: a clock of the test's own, so that no timing of this machine decides anything."""
+
+import math
+import random
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from evalmode.optimization.race import Race, sign_test
+
+
+class Clock:
+    """Time that passes only when a contestant runs; `drift` slows the whole machine down and up again."""
+
+    def __init__(self, seed: int = 0, noise: float = 0.0, drift: float = 0.0) -> None:
+        self.now = 0.0
+        self.random = random.Random(seed)
+        self.noise = noise
+        self.drift = drift
+        self.calls: list[str] = []
+
+    def __call__(self) -> float:
+        return self.now
+
+    def contestant(self, name: str, seconds: float) -> Callable[[], None]:
+        def run() -> None:
+            self.calls.append(name)
+            machine = 1 + self.drift * (1 + math.sin(self.now / 3))
+            self.now += seconds * machine * (1 + self.noise * self.random.random())
+
+        return run
+
+
+def race_of(clock: Clock, keep: tuple[str, ...] = (), **seconds: float) -> Race:
+    return Race({name: clock.contestant(name, each) for name, each in seconds.items()}, keep=keep, clock=clock)
+
+
+def test_the_fastest_wins_and_losers_leave_early() -> None:
+    clock = Clock(noise=0.05)
+    race = race_of(clock, keep=("plain",), plain=0.02, better=0.012, best=0.011, hopeless=0.2)
+    race.run(seconds=5)
+    assert race.fastest() == "best"
+    assert race.left["hopeless"] == 2
+    assert "better" in race.left
+    assert "plain" not in race.left
+    assert len(race.times["plain"]) == len(race.times["best"]) > len(race.times["better"])
+
+
+def test_drift_of_the_machine_cancels() -> None:
+    clock = Clock(noise=0.02, drift=2.0)
+    race = race_of(clock, keep=("plain",), plain=0.0205, candidate=0.0195)
+    race.run(seconds=20)
+    assert race.ratio("plain", "candidate") == pytest.approx(0.0205 / 0.0195, rel=0.03)
+    assert race.surely_faster("candidate", "plain")
+
+
+def test_equals_are_not_told_apart() -> None:
+    told = 0
+    for seed in range(60):
+        race = race_of(Clock(seed, noise=0.3), keep=("a", "b"), a=0.01, b=0.01)
+        race.run(seconds=3)
+        told += race.surely_faster("a", "b") or race.surely_faster("b", "a")
+    assert told <= 5  # 1 % on either side: 1.2 expected
+
+
+def test_every_contestant_goes_first_in_turn() -> None:
+    clock = Clock()
+    race = race_of(clock, keep=("a", "b", "c"), a=0.01, b=0.01, c=0.01)
+    race.run(seconds=0, least=6)
+    firsts = clock.calls[-18::3]
+    assert sorted(firsts) == ["a", "a", "b", "b", "c", "c"]
+
+
+def test_short_calls_are_repeated() -> None:
+    clock = Clock()
+    race = race_of(clock, keep=("quick",), quick=0.00002, slow=0.00004)
+    race.run(seconds=1)
+    assert race.median("quick") == pytest.approx(0.00002)
+    assert clock.calls.count("quick") > 50 * len(race.times["quick"])
+
+
+def test_the_time_given_is_kept() -> None:
+    clock = Clock()
+    race = race_of(clock, keep=("a", "b"), a=0.1, b=0.1)
+    race.run(seconds=4)
+    assert 4 <= clock.now <= 4 + 4 * 0.2 + 0.4
+    before = len(race.times["a"])
+    race.run(seconds=2)
+    assert len(race.times["a"]) > before
+
+
+def test_a_lone_contestant_is_still_timed() -> None:
+    race = race_of(Clock(), plain=0.01)
+    race.run(seconds=1)
+    assert race.fastest() == "plain"
+    assert race.median("plain") == pytest.approx(0.01)
+
+
+@settings(max_examples=60)
+@given(wins=st.integers(0, 60), losses=st.integers(0, 60))
+def test_the_sign_test_is_scipys(wins: int, losses: int) -> None:
+    if wins + losses == 0:
+        assert sign_test(0, 0) == 1.0
+    else:
+        expected = stats.binomtest(wins, wins + losses, 0.5, alternative="greater").pvalue
+        assert sign_test(wins, losses) == pytest.approx(expected, rel=1e-9)

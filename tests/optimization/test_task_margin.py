@@ -1,0 +1,148 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import beta
+
+from evalmode.errors import UsageError
+from evalmode.measure.metric import Aggregate
+from evalmode.optimization.task_margin import Answers, Figure, decisions_of, demand_data, samples_needed, verify_task
+from evalmode.optimization.tolerance import Tolerance
+
+TASK = Tolerance("task")
+
+
+def decided(total: int, changed: int = 0) -> Answers:
+    answers = torch.zeros(total, dtype=torch.long)
+    answers[:changed] = 1
+    return Answers(answers)
+
+
+@given(total=st.integers(20, 900), changed=st.integers(0, 20), candidates=st.integers(1, 30))
+def test_changed_decisions_are_bounded_exactly_and_for_all_candidates(total: int, changed: int, candidates: int) -> None:
+    found = verify_task(decided(total), decided(total, changed), TASK, candidates=candidates)
+    bound = beta.ppf(1 - 0.05 / candidates, changed + 1, total - changed) if changed < total else 1.0
+    assert found.accepted == (bound <= 0.02)
+    assert found.margin == pytest.approx(bound / 0.02)
+    assert found.strength == "task-equal"
+    assert found.samples == total
+
+
+@pytest.mark.parametrize("candidates", [1, 10])
+def test_the_fewest_samples_that_show_it(candidates: int) -> None:
+    needed = samples_needed(TASK, candidates)
+    assert verify_task(decided(needed), decided(needed), TASK, candidates=candidates).accepted
+    refused = verify_task(decided(needed - 1), decided(needed - 1), TASK, candidates=candidates)
+    assert not refused.accepted
+    assert f"{needed} samples without a change would do" in refused.reason
+
+
+def test_the_margin_can_be_set() -> None:
+    assert not verify_task(decided(300), decided(300, 9), TASK).accepted
+    assert verify_task(decided(300), decided(300, 9), Tolerance("task", decisions=0.1)).accepted
+
+
+def test_many_decisions_a_sample_count_as_a_share() -> None:
+    plain = torch.zeros(400, 10, 10, dtype=torch.long)
+    some = plain.clone()
+    some[:, 0, 0] = 1  # one of a hundred in every sample
+    assert verify_task(Answers(plain), Answers(some), Tolerance("task", decisions=0.03)).accepted
+    some[:, :1] = 1  # ten of them
+    assert not verify_task(Answers(plain), Answers(some), Tolerance("task", decisions=0.03)).accepted
+
+
+def proportion(values: np.ndarray, better: bool | None = True) -> Answers:
+    return Answers(None, {"accuracy": Figure(values.astype(bool), Aggregate.PROPORTION, better)})
+
+
+def test_lost_accuracy_is_found_and_gained_accuracy_is_not_held_against_a_candidate() -> None:
+    right = np.ones(2000)
+    right[:400] = 0
+    worse, better = right.copy(), right.copy()
+    worse[400:440] = 0
+    better[:40] = 1
+    assert verify_task(proportion(right), proportion(right), TASK).accepted
+    assert not verify_task(proportion(right), proportion(worse), TASK).accepted
+    assert verify_task(proportion(right), proportion(better), TASK).accepted
+    assert not verify_task(proportion(right, None), proportion(better, None), TASK).accepted
+    assert not verify_task(proportion(right, False), proportion(better, False), TASK).accepted
+
+
+def test_the_bound_of_lost_accuracy_holds_as_often_as_it_says() -> None:
+    """Where the true loss is just above the margin, a candidate is accepted at most once in twenty times."""
+    stream = np.random.default_rng(0)
+    accepted = 0
+    for _ in range(200):
+        draw = stream.random(1500)
+        before, after = draw < 0.9, (draw < 0.88) | (draw > 0.991)
+        accepted += verify_task(proportion(before), proportion(after), TASK).accepted
+    assert accepted <= 14  # 5 % of 200, and two standard deviations
+
+
+def figure(values: np.ndarray, aggregate: Aggregate, better: bool | None = False) -> Answers:
+    return Answers(None, {"loss": Figure(values, aggregate, better)})
+
+
+@pytest.mark.parametrize("aggregate", [Aggregate.MEAN, Aggregate.ROOT_MEAN])
+def test_a_mean_may_lose_a_share_of_itself(aggregate: Aggregate) -> None:
+    values = np.random.default_rng(1).exponential(size=600)
+    noisy = values * (1 + 0.001 * np.random.default_rng(2).standard_normal(600))
+    assert verify_task(figure(values, aggregate), figure(noisy, aggregate), TASK).accepted
+    assert verify_task(figure(values, aggregate), figure(values, aggregate), TASK).accepted
+    assert not verify_task(figure(values, aggregate), figure(values * 1.05, aggregate), TASK).accepted
+    assert verify_task(figure(values, aggregate), figure(values * 0.9, aggregate), TASK).accepted
+    assert not verify_task(figure(values, aggregate, None), figure(values * 0.9, aggregate, None), TASK).accepted
+
+
+def test_a_metric_that_is_not_finite_is_no_metric() -> None:
+    values = np.ones(300)
+    other = values.copy()
+    other[3] = np.nan
+    found = verify_task(figure(values, Aggregate.MEAN), figure(other, Aggregate.MEAN), TASK)
+    assert not found.accepted
+    assert "not finite" in found.reason
+
+
+def test_decisions_and_metrics_both_have_to_hold() -> None:
+    right = np.ones(1000, dtype=bool)
+    plain = Answers(torch.zeros(1000).long(), {"accuracy": Figure(right, Aggregate.PROPORTION, True)})
+    wrong = right.copy()
+    wrong[:30] = False
+    other = Answers(torch.zeros(1000).long(), {"accuracy": Figure(wrong, Aggregate.PROPORTION, True)})
+    assert verify_task(plain, plain, TASK).accepted
+    assert not verify_task(plain, other, TASK).accepted
+
+
+@pytest.mark.parametrize(
+    ("outputs", "shape"),
+    [
+        (torch.randn(5, 3), (5,)),
+        (torch.randn(5, 7, 3), (5, 7)),
+        (torch.randn(5, 3, 4, 4), (5, 4, 4)),
+        (torch.arange(5), (5,)),
+    ],
+)
+def test_decisions_of_scores(outputs: torch.Tensor, shape: tuple[int, ...]) -> None:
+    found = decisions_of(outputs)
+    assert found is not None
+    assert found.shape == shape
+
+
+@pytest.mark.parametrize("outputs", [torch.randn(5), torch.randn(5, 1), torch.randn(5, 2, dtype=torch.complex64)])
+def test_values_are_no_decisions(outputs: torch.Tensor) -> None:
+    assert decisions_of(outputs) is None
+
+
+def test_what_cannot_be_compared_is_refused() -> None:
+    with pytest.raises(UsageError, match="neither decisions nor a metric"):
+        verify_task(Answers(None), Answers(None), TASK)
+    with pytest.raises(UsageError, match="different kinds"):
+        verify_task(decided(5), Answers(None), TASK)
+    with pytest.raises(UsageError, match="shape"):
+        verify_task(decided(5), decided(6), TASK)
+    with pytest.raises(UsageError, match="without data"):
+        demand_data(None)
+    demand_data([1])
