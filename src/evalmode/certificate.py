@@ -94,8 +94,8 @@ class MetricRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class EvaluationRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """What the test data gave. `plan` ran it, plain `eval()` where it is empty; beside a plan, `same_answers` counts the
-    samples on which plain gives the same answer."""
+    """What the test data gave. `plan` ran it, plain `eval()` where it is empty; beside a plan, `same_answers` counts
+    the samples on which plain gives the same answer."""
 
     samples: int
     batch_size: int

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import shutil
+import tempfile
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,6 +17,7 @@ from evalmode.backends import inductor, onnx_file, onnxruntime, openvino
 from evalmode.backends.backend import Backend
 from evalmode.backends.catalog import backend_named
 from evalmode.backends.configuration import Configuration
+from evalmode.backends.packing import pack, unpack
 from evalmode.backends.program import Program
 from evalmode.backends.refusal import refusal
 from evalmode.errors import BackendError, MissingExtraError
@@ -86,7 +90,7 @@ def test_the_compiler_that_the_environment_names_is_the_one_that_counts(monkeypa
 
 def test_an_operator_without_conversion_is_named(backend: Backend) -> None:
     program = simple(lambda x: (torch.linalg.qr(x)[0],), torch.eye(3).repeat(2, 1, 1))
-    with pytest.raises(BackendError, match="aten.linalg_qr") as caught:
+    with pytest.raises(BackendError, match=r"aten\.linalg_qr") as caught:
         built(backend, program)
     assert "\n" not in caught.value.got
     assert caught.value.__cause__ is not None
@@ -132,6 +136,33 @@ def test_a_payload_of_another_back_end_is_refused() -> None:
             if other is not backend and other.load is not None:
                 with pytest.raises(BackendError):
                     other.load(payload, executor.configuration, 1)
+
+
+def test_an_onnx_payload_reads_no_file_of_this_machine(tmp_path: Path) -> None:
+    backend = backend_named("onnxruntime")
+    if backend.missing() or onnx_file.exporter_missing():
+        pytest.skip("onnxruntime or onnx is not installed")
+    import onnx
+
+    secret = tmp_path / "secret.bin"
+    secret.write_bytes(bytes(16))
+    program = simple(lambda x: (x + 1,), torch.ones(2, 2))
+    executor = backend.build(program, Configuration(backend="onnxruntime", batch=2))
+    payload = executor.payload()
+    assert payload is not None and backend.load is not None
+    parts = unpack(payload, ("interface", "constants", "model", "weights"))
+    held = onnx.TensorProto(name="held", data_type=onnx.TensorProto.FLOAT, dims=[2, 2])
+    held.data_location = onnx.TensorProto.EXTERNAL
+    entry = held.external_data.add()
+    entry.key = "location"
+    graph = onnx.load_from_string(parts["model"]).graph
+    for place in (os.path.relpath(secret, tempfile.gettempdir() + "/any"), str(secret)):
+        entry.value = place
+        adding = onnx.helper.make_node("Add", [graph.input[0].name, "held"], [graph.output[0].name])
+        forged = onnx.helper.make_graph([adding], "forged", list(graph.input), list(graph.output), [held])
+        model = onnx.helper.make_model(forged, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=10)
+        with pytest.raises(BackendError, match=r"(?i)path"):
+            backend.load(pack({**parts, "model": model.SerializeToString()}), executor.configuration, 1)
 
 
 @pytest.mark.parametrize("name", ["eager", *GRAPHS])

@@ -49,7 +49,9 @@ class Convolutional(nn.Module):
 class Block(nn.Module):
     """A transformer block, over vectors or over token ids with a mask."""
 
-    def __init__(self, *, vocabulary: int = 0, approximate: str = "none", eps: float = 1e-5, fused: bool = True) -> None:
+    def __init__(
+        self, *, vocabulary: int = 0, approximate: str = "none", eps: float = 1e-5, fused: bool = True
+    ) -> None:
         super().__init__()
         width, self.heads, self.fused, self.approximate = 24, 4, fused, approximate
         self.embedding = nn.Embedding(vocabulary, width) if vocabulary else nn.Identity()

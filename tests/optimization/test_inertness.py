@@ -2,11 +2,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from tests.optimization.gate_models import Block
 from torch import Tensor, nn
 
 from evalmode.errors import UsageError
 from evalmode.optimization.inertness import padding_is_inert
-from tests.optimization.gate_models import Block
 
 NAMES = ("input_ids", "attention_mask")
 
@@ -87,7 +87,11 @@ def test_a_mask_that_says_padding_by_one() -> None:
     block = Block(vocabulary=30).eval()
     ids, mask = inputs()
     found = padding_is_inert(
-        lambda ids, padding: block(ids, ~padding), (ids, mask == 0), ("ids", "padding_mask"), (0, 0), mask="padding_mask"
+        lambda ids, padding: block(ids, ~padding),
+        (ids, mask == 0),
+        ("ids", "padding_mask"),
+        (0, 0),
+        mask="padding_mask",
     )
     assert found.inert, found.reason
     assert found.inputs[1].value == 1

@@ -4,13 +4,13 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.optimization.gate_models import Recurrent, Routed, convolutional, reference
 from torch import Tensor, nn
 
 from evalmode.errors import ModelRunError
 from evalmode.optimization.leaf_reference import LeafReference, kinds_of_value, most_likely_unseen, row_errors
 from evalmode.optimization.probes import probe_samples
 from evalmode.optimization.reference import accepted_samples, reference_of
-from tests.optimization.gate_models import Recurrent, Routed, convolutional, reference
 
 
 def test_the_answers_are_those_of_the_model_in_double() -> None:

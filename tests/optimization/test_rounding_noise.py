@@ -4,10 +4,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.optimization.gate_models import convolutional
 from torch import nn
 
 from evalmode.optimization.rounding_noise import RoundingNoise, nudged
-from tests.optimization.gate_models import convolutional
 
 
 @given(

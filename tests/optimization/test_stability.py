@@ -4,11 +4,11 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.optimization.gate_models import Flat, run_of
 from torch import Tensor, nn
 
 from evalmode.optimization.probes import probe_samples
 from evalmode.optimization.stability import Stability
-from tests.optimization.gate_models import Flat, run_of
 
 PLAIN = nn.Linear(6, 4).eval()
 

@@ -22,7 +22,9 @@ def decided(total: int, changed: int = 0) -> Answers:
 
 
 @given(total=st.integers(20, 900), changed=st.integers(0, 20), candidates=st.integers(1, 30))
-def test_changed_decisions_are_bounded_exactly_and_for_all_candidates(total: int, changed: int, candidates: int) -> None:
+def test_changed_decisions_are_bounded_exactly_and_for_all_candidates(
+    total: int, changed: int, candidates: int
+) -> None:
     found = verify_task(decided(total), decided(total, changed), TASK, candidates=candidates)
     bound = beta.ppf(1 - 0.05 / candidates, changed + 1, total - changed) if changed < total else 1.0
     assert found.accepted == (bound <= 0.02)

@@ -7,13 +7,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
-
-from evalmode.optimization.reference import reference_of
-from evalmode.optimization.probes import probe_samples
-from evalmode.optimization.tolerance import Tolerance
-from evalmode.optimization.verification import verify
 from tests.optimization.gate_models import (
     Block,
     Flat,
@@ -25,6 +18,13 @@ from tests.optimization.gate_models import (
     reference,
     run_of,
 )
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from evalmode.optimization.probes import probe_samples
+from evalmode.optimization.reference import reference_of
+from evalmode.optimization.tolerance import Tolerance
+from evalmode.optimization.verification import verify
 
 IMAGES = torch.randn(6, 3, 12, 12, generator=torch.Generator().manual_seed(7))
 
@@ -63,17 +63,26 @@ def folded(model):
     return other
 
 
+def channels_last(model):
+    other = copy.deepcopy(model).to(memory_format=torch.channels_last)
+    return lambda x: other(x.to(memory_format=torch.channels_last))
+
+
+def in_double(model):
+    other = copy.deepcopy(model).double()
+    return lambda x: tuple(output.float() for output in other(x.double()))
+
+
+def stale(model):
+    kept = model(IMAGES[:1])[0].detach()
+    return lambda x: (kept.expand(len(x), -1).clone(),)
+
+
 RIGHT = {
     "the model itself": lambda model: model,
     "folded batch norm": folded,
-    "channels last": lambda model: (
-        lambda x, other=copy.deepcopy(model).to(memory_format=torch.channels_last): other(
-            x.to(memory_format=torch.channels_last)
-        )
-    ),
-    "fp64 inside": lambda model: (
-        lambda x, other=copy.deepcopy(model).double(): tuple(output.float() for output in other(x.double()))
-    ),
+    "channels last": channels_last,
+    "fp64 inside": in_double,
     "one sample at a time": lambda model: lambda x: (torch.cat([model(row)[0] for row in x.split(1)]),),
 }
 
@@ -132,7 +141,7 @@ WRONG = {
     "no output": lambda model: lambda x: (),
     "another type": lambda model: lambda x: (model(x)[0].double(),),
     "another shape": lambda model: lambda x: (model(x)[0][:, :-1],),
-    "a stale answer": lambda model: lambda x, kept=model(IMAGES[:1])[0].detach(): (kept.expand(len(x), -1).clone(),),
+    "a stale answer": stale,
     "it fails": lambda model: lambda x: (x @ x,),
     "zero for NaN": lambda model: lambda x: (model(x)[0].nan_to_num(0.0),),
     "NaN dropped inside": lambda model: lambda x: model(x.nan_to_num(0.0, torch.inf, -torch.inf)),
@@ -179,7 +188,9 @@ def test_a_wider_tolerance_accepts_what_a_narrow_one_rejects(cnn) -> None:
     assert verify(runs, truth, Tolerance(multiple=3000)).accepted
 
 
-@given(size=st.sampled_from([-1e-4, -1e-2, 1e-4, 0.1]), channel=st.integers(0, 9), layer=st.sampled_from(["head", "norm"]))
+@given(
+    size=st.sampled_from([-1e-4, -1e-2, 1e-4, 0.1]), channel=st.integers(0, 9), layer=st.sampled_from(["head", "norm"])
+)
 @settings(max_examples=15)
 def test_a_change_of_any_one_parameter_is_found(size: float, channel: int, layer: str) -> None:
     model, truth = convolutional_with_truth()

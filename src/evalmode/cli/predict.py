@@ -19,8 +19,8 @@ def predict_file(
         str,
         typer.Argument(
             metavar="INPUT",
-            help="A batch of inputs: .npy (one tensor), .npz or .safetensors (tensors by name), .json (a list, or lists "
-            "by name); - reads JSON from standard input.",
+            help="A batch of inputs: .npy (one tensor), .npz or .safetensors (tensors by name), .json (a list, or "
+            "lists by name); - reads JSON from standard input.",
         ),
     ],
     out: Annotated[

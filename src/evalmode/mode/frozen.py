@@ -95,7 +95,8 @@ def frozen_parameters() -> dict[int, tuple[bool, torch.Tensor | None]]:
     """Parameters that freezes in force hold, by `id`: `requires_grad` and `.grad` before the first of the freezes."""
     held: dict[int, tuple[bool, torch.Tensor | None]] = {}
     for mark in list(marks):
-        parameters = mark.module.__dict__.get("_parameters") or {}
+        own = mark.module.__dict__.get("_parameters") or {}
+        parameters = dict(own.items())  # a scripted module's is no mapping
         for layer in mark.layers:
             for name, needed in layer.requires_grad.items():
                 if parameters.get(name) is not None:

@@ -94,9 +94,9 @@ class InEvaluation(nn.Module):
 def copied_for_evaluation(model: nn.Module) -> Copied:
     """A copy of `model` with tensors of its own, in evaluation whatever is called on it.
 
-    Every part is switched, those too that `eval()` does not reach; what is compiled is copied as it was written. Where a
-    part cannot be copied (it is held by a
-    closure, or refuses), the answer runs the given model itself in `evaluating`, and says why.
+    Every part is switched, those too that `eval()` does not reach; what is compiled is copied as it was written. Where
+    a part cannot be copied (it is held by a closure, or refuses), the answer runs the given model itself in
+    `evaluating`, and says why.
 
     Example:
         >>> model = nn.Sequential(nn.Linear(2, 2), nn.Dropout(0.5))

@@ -199,7 +199,8 @@ class LeafJudge:
         return Fault(f"value {place}: {_too_far(relative, float(share[worst]))}", int(calm.nonzero()[0, 0]))
 
     def _calm(self) -> Tensor:
-        return self.leaf.ordinary & ~self.discontinuous & ~self._jumped & (self.leaf.scale > 0)
+        usable: Tensor = self.leaf.ordinary & ~self.discontinuous & ~self._jumped & (self.leaf.scale > 0)
+        return usable
 
 
 def _share(errors: Tensor, allowed: Tensor) -> Tensor:

@@ -104,8 +104,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     its bits are the same; `costs` are the seconds of one execution of each. `input_form` and `output_form` are the
     trees around the tensors; `call` and `parameters` tell how it is called. `weights` is the fingerprint of the model,
     `record` the line of the plan in the certificate. With `stable=False` bits may depend on the companions. With
-    `answers_nan` samples whose inputs hold NaN or plus infinity are answered with NaN, as the model does and the back end
-    by itself does not.
+    `answers_nan` samples whose inputs hold NaN or plus infinity are answered with NaN, as by the model, where the back
+    end by itself does not.
 
     Raises:
         ValueError: the parts do not fit together.
