@@ -483,3 +483,11 @@ def test_a_shallow_copy_is_frozen_and_unfrozen_apart_from_the_original():
     assert is_frozen(original)
     assert not original.training
     assert unfreeze(original).training
+
+
+def test_a_frozen_scripted_module_stands_in_the_way_of_nothing_else():
+    scripted = freeze(torch.jit.script(nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))))
+    other = nn.SyncBatchNorm.convert_sync_batchnorm(freeze(nn.Sequential(nn.BatchNorm1d(3))))
+    assert is_frozen(other)
+    unfreeze(scripted)
+    assert scripted.training

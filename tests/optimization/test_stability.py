@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.optimization.gate_models import Flat, run_of
 from torch import Tensor, nn
@@ -26,6 +26,7 @@ def alone(x: Tensor) -> Tensor:
     return total
 
 
+@settings(max_examples=12)
 @given(groups=st.lists(st.sampled_from([0, 1, 2]), min_size=1, max_size=6))
 def test_sizes_are_parted_by_their_bits(groups: list[int]) -> None:
     found = stability(seeds=1)

@@ -30,6 +30,24 @@ __all__ = ["app"]
 app = typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False, add_completion=False)
 
 
+LimitOption = Annotated[
+    int | None, typer.Option("--limit", metavar="N", min=1, help="Evaluate the first N samples only.")
+]
+FolderOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--out",
+        metavar="DIR",
+        help="Folder for certificate.json and model.evalmode (default: here; with --format json only if given).",
+        file_okay=False,
+    ),
+]
+BudgetOption = Annotated[
+    float | None,
+    typer.Option("--budget", metavar="S", min=0, help="Seconds to search for a faster plan; 0: none.  [default: 60]"),
+]
+
+
 @app.command("certify")
 def certify_task(
     task: Annotated[
@@ -42,28 +60,13 @@ def certify_task(
     ] = None,
     weights: WeightsOption = None,
     device: DeviceOption = None,
-    limit: Annotated[
-        int | None, typer.Option("--limit", metavar="N", min=1, help="Evaluate the first N samples only.")
-    ] = None,
+    limit: LimitOption = None,
     select: SelectOption = None,
     ignore: IgnoreOption = None,
     allow: AllowOption = None,
     probes: ProbesOption = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            "--out",
-            metavar="DIR",
-            help="Folder for certificate.json (default: here; with --format json only if given).",
-            file_okay=False,
-        ),
-    ] = None,
-    budget: Annotated[
-        float | None,
-        typer.Option(
-            "--budget", metavar="S", min=0, help="Seconds to search for a faster plan; 0: none. [default: 60]"
-        ),
-    ] = None,
+    out: FolderOption = None,
+    budget: BudgetOption = None,
     output_format: FormatOption = Format.TEXT,
 ) -> None:
     """Check a model, find its fastest plan, evaluate its test data, and write a certificate."""

@@ -85,18 +85,21 @@ def _take_mark_over(module: nn.Module, name: str, tensor: torch.Tensor | None) -
         return
     group = "_parameters" if isinstance(tensor, nn.Parameter) else "_buffers"
     for mark in list(marks):
-        if mark.module is not module and mark.module.__dict__.get(group, {}).get(name) is tensor:
+        if mark.module is not module and _own(mark.module, group).get(name) is tensor:
             module.__dict__["train"] = FrozenMode(module, layers=list(mark.layers))
             marks.discard(mark)
             return
+
+
+def _own(module: nn.Module, group: str) -> dict[str, Any]:
+    return dict((module.__dict__.get(group) or {}).items())  # a scripted module's group is no mapping
 
 
 def frozen_parameters() -> dict[int, tuple[bool, torch.Tensor | None]]:
     """Parameters that freezes in force hold, by `id`: `requires_grad` and `.grad` before the first of the freezes."""
     held: dict[int, tuple[bool, torch.Tensor | None]] = {}
     for mark in list(marks):
-        own = mark.module.__dict__.get("_parameters") or {}
-        parameters = dict(own.items())  # a scripted module's is no mapping
+        parameters = _own(mark.module, "_parameters")
         for layer in mark.layers:
             for name, needed in layer.requires_grad.items():
                 if parameters.get(name) is not None:

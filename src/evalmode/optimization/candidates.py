@@ -85,7 +85,7 @@ def first_round(
             found.append(Candidate(backend, shaped, form))
             if backend.name in _KEEP_ORDER and "channels-last" in forms:
                 found.append(Candidate(backend, shaped, "channels-last"))
-    return sorted(found, key=lambda candidate: _BUILD_SECONDS.get(candidate.backend.name, (5.0, 0.0)))
+    return sorted(found, key=lambda candidate: _BUILD_SECONDS.get(candidate.backend.name, (1.0, 0.02)))
 
 
 def variations(candidate: Candidate, sizes: Sequence[int], cores: int) -> list[Candidate]:
@@ -112,5 +112,5 @@ def build_estimate(backend: str, operators: int) -> float:
 
     Units: seconds.
     """
-    base, each = _BUILD_SECONDS.get(backend, (5.0, 0.05))
+    base, each = _BUILD_SECONDS.get(backend, (1.0, 0.02))
     return base + each * operators

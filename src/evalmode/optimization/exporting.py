@@ -15,7 +15,7 @@ from evalmode.backends.program import Program
 from evalmode.errors import BatchError
 from evalmode.mode.discover import require_modules
 from evalmode.mode.switch import evaluating
-from evalmode.observe.batching import BatchAxis, find_batch_axis
+from evalmode.observe.batching import BatchAxis, difference, find_batch_axis
 from evalmode.observe.state import read_state
 from evalmode.observe.tree import tensor_leaves
 from evalmode.optimization.agreement import redrawn, same_results
@@ -122,7 +122,7 @@ def _exported(
     notes += [f"left out of the outputs: {name}" for name in outputs.omitted]
     counted, uncut = output_axes(outputs, sized, found)
     if len(sized) > 1:
-        uncut += of_the_whole_batch(flat, program, counted)
+        uncut += of_the_whole_batch(flat, program, counted, uncut)
     program = replace(program, module=flat, output_axes=counted, dynamic=len(sized) > 1)
     result = Exported(program, inputs, outputs, tuple(notes), uncut, not copied.problem, flat=flat)
     if copied.problem:
@@ -188,8 +188,14 @@ def _checked_graph(
             except Exception as error:  # noqa: BLE001 - any failure of the graph makes it useless
                 return f"the exported graph fails where the model does not: {type(error).__name__}: {str(error)[:120]}"
             if not same_results(got, expected):
-                return "the exported graph gives other results than the model: its Python code depends on values"
+                return f"the exported graph gives other results than the model{_by_how_much(got, expected)}"
     return graph
+
+
+def _by_how_much(got: Sequence[Tensor], expected: Sequence[Tensor]) -> str:
+    if [one.shape for one in got] != [other.shape for other in expected]:
+        return ", of other shapes"
+    return f", by up to {max(difference(one, other)[0] for one, other in zip(got, expected, strict=True)):.2g}"
 
 
 def _smallest(flat: FlatModule, graph: ExportedProgram, program: Program) -> tuple[int, str]:

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from evalmode.mode.baked import training_operators
 from evalmode.mode.discover import discover
-from evalmode.mode.freeze import freeze
+from evalmode.mode.ledger import read_flag, write_flag
+from evalmode.mode.overrides import Override, Standing, enter_overrides, overrides_of
 from evalmode.mode.switch import evaluating
 from evalmode.optimization.tracing import quiet_torch
 from evalmode.predictor.calling import arguments_of
@@ -119,7 +120,26 @@ def copied_for_evaluation(model: nn.Module) -> Copied:
     if written:
         with evaluating(model):  # it raises FrozenModeError with the whole story
             return Copied(InEvaluation(model), f"its graph was written in training mode: {written[0]}")
-    return Copied(freeze(duplicate))
+    return Copied(_switched_for_good(duplicate))
+
+
+def _switched_for_good(model: nn.Module) -> nn.Module:
+    """Every part in evaluation, its own `eval()` called where it has one, and without gradients."""
+    found = discover(model)
+    overriding = [part for part in found.unusual if overrides_of(part)]
+    standings: list[Standing] = []
+    try:
+        due = [Override(part) for part in overriding if read_flag(part)]
+        enter_overrides(overriding, due, found.modules, standings)
+    finally:
+        for standing in standings:
+            standing.remove()
+    for part in found.modules:
+        write_flag(part, training=False)
+        for tensor in _tensors(part):
+            if tensor.is_leaf and tensor.requires_grad:
+                tensor.requires_grad_(False)
+    return model
 
 
 def _as_written(module: nn.Module) -> nn.Module:
@@ -146,7 +166,8 @@ def sibling(module: nn.Module) -> nn.Module:
         for value in part.__dict__.values():
             if isinstance(value, Structure):
                 memo[id(value)] = value
-    return copy.deepcopy(module, memo)
+    with quiet_torch():
+        return copy.deepcopy(module, memo)
 
 
 def _detached(model: nn.Module) -> dict[int, Any]:

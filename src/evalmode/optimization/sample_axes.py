@@ -102,10 +102,16 @@ def _axis_between(
     return position, ""
 
 
-def of_the_whole_batch(flat: FlatModule, program: Program, axes: Sequence[int | None]) -> tuple[str, ...]:
-    """The outputs without a batch axis that depend on the inputs: a loss, say. A table that never changes is none."""
+def of_the_whole_batch(
+    flat: FlatModule, program: Program, axes: Sequence[int | None], known: Sequence[str]
+) -> tuple[str, ...]:
+    """The outputs without a batch axis that depend on the inputs: a loss, say. A table that never changes is none.
+
+    `known` are those that cannot be cut for another reason.
+    """
     if None not in axes:
         return ()
+    told = {reason.partition(": ")[0] for reason in known}
     inputs = program.inputs_at(probe_sizes(program)[0])
     with torch.no_grad():
         try:
@@ -115,5 +121,5 @@ def of_the_whole_batch(flat: FlatModule, program: Program, axes: Sequence[int | 
     return tuple(
         f"{path or 'the output'}: one value for the whole batch"
         for path, axis, one, other in zip(flat.outputs.paths, axes, first, second, strict=True)
-        if axis is None and one.shape == other.shape and not same_results([one], [other])
+        if axis is None and (path or "the output") not in told and not same_results([one], [other])
     )

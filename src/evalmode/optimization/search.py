@@ -63,6 +63,7 @@ class Search:
     plain_seconds: dict[int, float] = field(default_factory=dict)
     plain_peak: int | None = None
     notes: list[str] = field(default_factory=list)
+    _prepared: float = 0.0
     _predictors: dict[int, OptimizedPredictor] = field(default_factory=dict)
     _batches: dict[int, Any] = field(default_factory=dict)
     _repeats: dict[int, int] = field(default_factory=dict)
@@ -72,6 +73,7 @@ class Search:
         """Search until the budget is used or nothing is left to try."""
         self.started_at = self.clock() if self.started_at is None else self.started_at
         self._prepare()
+        self._prepared = min(self.used, self.settings.budget)
         self._first_round()
         self._vary()
         self._judge_down_the_list()
@@ -83,7 +85,8 @@ class Search:
         return self.clock() - (self.started_at or 0.0)
 
     def _left(self, share: float = 1.0) -> float:
-        return self.settings.budget * share - self.used
+        """Seconds left of a share of the search; what was spent before it, as on the export, is shared by all steps."""
+        return self._prepared + (self.settings.budget - self._prepared) * share - self.used
 
     def _prepare(self) -> None:
         """Batches of the callers' sizes, and how often each is run so that all weigh alike."""

@@ -90,7 +90,7 @@ def _cell(plan: PlanRecord, column: str) -> str:
     if column == "over plain":
         return "" if plan.speedup is None else f"{plan.speedup:.{1 if plan.speedup >= 0.95 else 2}f}x"
     if column == "error":
-        return "" if plan.error is None else f"{plan.error:.1f}x"
+        return "" if plan.error is None else f"{plan.error:.{1 if plan.error < 100 else 0}f}x"
     if column == "peak memory":
         return _size(plan.peak_bytes)
     return duration(plan.build_seconds) if plan.build_seconds else ""

@@ -1,0 +1,304 @@
+"""`optimize` with back ends that are planted: what is wrong, unstable or slow never wins, however it is timed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+import evalmode
+from evalmode.backends.backend import Backend, Chunk, Executor
+from evalmode.backends.configuration import Configuration
+from evalmode.backends.program import Program
+from evalmode.errors import (
+    BatchError,
+    NotAModuleError,
+    OptimizationError,
+    StalePredictorError,
+    UnstableModelError,
+    UsageError,
+)
+from evalmode.optimization import optimizer, outcome
+from evalmode.optimization.plan_cache import read_plan
+
+Change = Callable[[Chunk, Chunk, int], Sequence[Tensor]]
+
+
+class Planted(Executor):
+    """The program's own module, changed as a test wants it, and as fast or slow as it wants."""
+
+    def __init__(self, program: Program, configuration: Configuration, change: Change, seconds: float) -> None:
+        self.configuration = configuration
+        self.module, self.change, self.seconds = program.module, change, seconds
+
+    def run(self, chunks: Sequence[Chunk]) -> list[Chunk]:
+        time.sleep(self.seconds * len(chunks))
+        with torch.no_grad():
+            answers = [(chunk, tuple(self.module(*chunk))) for chunk in chunks]
+        return [tuple(self.change(chunk, outputs, self.configuration.batch)) for chunk, outputs in answers]
+
+
+def planted(name: str, change: Change = lambda inputs, outputs, batch: outputs, seconds: float = 0.0) -> Backend:
+    return Backend(
+        name=name,
+        missing=lambda: None,
+        version=lambda: "1",
+        precisions=lambda device: ("fp32",),
+        build=lambda program, configuration: Planted(program, configuration, change, seconds),
+        needs_export=False,
+    )
+
+
+@pytest.fixture
+def plant(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Make planted back ends known by name, beside eager."""
+    known = {}
+
+    def make(*backends: Backend) -> None:
+        known.update({backend.name: backend for backend in backends})
+
+    real = optimizer.backend_named
+    for module in (optimizer, outcome):
+        monkeypatch.setattr(module, "backend_named", lambda name: known.get(name) or real(name))
+    return make
+
+
+class Slow(nn.Module):
+    """A network whose plain forward takes a few milliseconds longer than any back end of these tests."""
+
+    def __init__(self, seconds: float = 0.004) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.norm, self.last = nn.Linear(12, 24), nn.BatchNorm1d(24), nn.Linear(24, 5)
+        self.seconds = seconds
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not torch.compiler.is_compiling():
+            time.sleep(self.seconds)
+        return self.last(functional.gelu(self.norm(self.first(x))))
+
+
+def plan_of(fast: Any, name: str) -> Any:
+    return next(plan for plan in fast.certificate.optimization.plans if plan.backend == name)
+
+
+BATCH = torch.randn(8, 12, generator=torch.Generator().manual_seed(3))
+
+WRONG: dict[str, Change] = {
+    "a bias in one channel": lambda inputs, outputs, batch: [outputs[0] + torch.tensor([0, 0, 1e-4, 0, 0])],
+    "the last row of a batch": lambda inputs, outputs, batch: [
+        torch.cat([outputs[0][:-1], outputs[0][-1:] + 1e-3]) if batch > 1 else outputs[0]
+    ],
+    "large inputs": lambda inputs, outputs, batch: [
+        torch.where(inputs[0].abs().amax(1, keepdim=True) > 50, outputs[0] * 0.99, outputs[0])
+    ],
+    "half precision": lambda inputs, outputs, batch: [outputs[0].bfloat16().float()],
+    "another shape": lambda inputs, outputs, batch: [outputs[0][:, :4]],
+    "one sample for all": lambda inputs, outputs, batch: [outputs[0][:1].expand_as(outputs[0]).clone()],
+    "NaN": lambda inputs, outputs, batch: [outputs[0] * torch.nan],
+}
+
+
+@pytest.mark.parametrize("fault", WRONG)
+def test_a_wrong_back_end_is_rejected_however_fast_it_is(plant: Callable[..., None], fault: str) -> None:
+    plant(planted("wrong", WRONG[fault]), planted("right", seconds=0.001))
+    model = Slow()
+    fast = evalmode.optimize(model, BATCH, backends=["wrong", "right"], budget_s=20)
+    assert plan_of(fast, "wrong").outcome in {"rejected", "failed"}
+    assert plan_of(fast, "wrong").reason
+    assert plan_of(fast, "right").outcome == "chosen"
+    with torch.no_grad():
+        assert torch.allclose(fast(BATCH), model.eval()(BATCH), atol=1e-6)
+
+
+def test_a_wrong_pass_is_rejected(plant: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
+    from evalmode.optimization import subject
+    from evalmode.optimization.rewriting import apply_passes
+
+    class Rewritten(nn.Module):
+        def __init__(self, inner: nn.Module) -> None:
+            super().__init__()
+            self.inner = inner
+
+        def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+            return tuple(output * 1.0001 for output in self.inner(*inputs))
+
+    def with_a_mistake(program: Program, names: Any = None) -> Any:
+        import dataclasses
+
+        rewritten, report = apply_passes(program, names)
+        return dataclasses.replace(rewritten, module=Rewritten(rewritten.module)), report
+
+    monkeypatch.setattr(subject, "apply_passes", with_a_mistake)
+    plant(planted("quick"))
+    fast = evalmode.optimize(Slow(), BATCH, backends=["quick"], budget_s=20)
+    assert plan_of(fast, "quick").outcome == "rejected"
+    assert "what is allowed" in plan_of(fast, "quick").reason
+    assert fast.certificate.optimization.chosen.outcome == "plain"
+
+
+def test_a_back_end_whose_bits_depend_on_companions_runs_one_sample_at_a_time(plant: Callable[..., None]) -> None:
+    def noisy(inputs: Chunk, outputs: Chunk, batch: int) -> Sequence[Tensor]:
+        odd = bool(inputs[0].sum() > 0) and batch > 1
+        return [torch.nextafter(outputs[0], outputs[0] + 1) if odd else outputs[0]]
+
+    plant(planted("noisy", noisy))
+    fast = evalmode.optimize(Slow(), BATCH, backends=["noisy"], budget_s=20)
+    assert any(plan.outcome == "unstable" for plan in fast.certificate.optimization.plans)
+    whole = fast(BATCH)
+    assert all(torch.equal(fast(row), whole[place : place + 1]) for place, row in enumerate(BATCH.split(1)))
+    free = evalmode.optimize(Slow(), BATCH, backends=["noisy"], budget_s=20, stable=False)
+    assert plan_of(free, "noisy").outcome == "chosen"
+    assert not free.plan.stable
+
+
+def test_nothing_slower_than_plain_is_chosen(plant: Callable[..., None]) -> None:
+    plant(planted("slow", seconds=0.05))
+    model = Slow(0.0)
+    fast = evalmode.optimize(model, BATCH, backends=["slow"], budget_s=10)
+    assert fast.certificate.optimization.chosen.outcome == "plain"
+    assert fast.plan.configurations[0].backend == "eager"
+    with torch.no_grad():
+        assert torch.allclose(fast(BATCH), model.eval()(BATCH), atol=1e-6)
+
+
+def test_each_sample_gets_the_same_bits_at_every_size_and_position() -> None:
+    fast = evalmode.optimize(Slow(0.0), BATCH, backends=["eager"], budget_s=10)
+    samples = torch.randn(64, 12, generator=torch.Generator().manual_seed(5))
+    whole = fast(samples)
+    for size in range(1, 65, 7):
+        order = torch.randperm(64, generator=torch.Generator().manual_seed(size))
+        shuffled = torch.cat([fast(part) for part in samples[order].split(size)])
+        assert torch.equal(shuffled, whole[order])
+
+
+def test_a_model_that_is_never_the_same_is_refused() -> None:
+    class Counting(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer, self.calls = nn.Linear(12, 3), 0
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.calls += 1
+            return self.layer(x) + self.calls
+
+    with pytest.raises(UnstableModelError, match=r"(?s)same bits.*evalmode.check"):
+        evalmode.optimize(Counting(), BATCH, backends=["eager"], budget_s=10)
+
+
+def test_answers_to_nan_are_nan_where_a_back_end_drops_it(plant: Callable[..., None]) -> None:
+    def dropping(inputs: Chunk, outputs: Chunk, batch: int) -> Sequence[Tensor]:
+        return [outputs[0].nan_to_num(0.25)]
+
+    plant(planted("dropping", dropping))
+    model = Slow()
+    fast = evalmode.optimize(model, BATCH, backends=["dropping"], budget_s=20)
+    assert plan_of(fast, "dropping").outcome == "chosen"
+    assert fast.plan.answers_nan
+    broken = BATCH.clone()
+    broken[2, 3], broken[5, 0] = torch.nan, torch.inf
+    with torch.no_grad():
+        expected = model.eval()(broken)
+    answers = fast(broken)
+    assert torch.equal(answers.isnan(), expected.isnan())
+    assert torch.equal(answers[[0, 1, 3, 4, 6, 7]], fast(BATCH)[[0, 1, 3, 4, 6, 7]])
+
+
+def test_the_model_is_left_as_it_was() -> None:
+    model = Slow(0.0).train()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    stream, hooks = torch.get_rng_state(), dict(model._forward_hooks)
+    evalmode.optimize(model, BATCH, backends=["eager"], budget_s=5)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    assert model.training and model.norm.training
+    assert torch.equal(torch.get_rng_state(), stream)
+    assert dict(model._forward_hooks) == hooks
+    assert all(parameter.requires_grad and parameter.grad is None for parameter in model.parameters())
+
+
+def test_refresh_takes_the_new_weights_and_passes_the_gate_again(plant: Callable[..., None]) -> None:
+    plant(planted("quick"))
+    model = Slow()
+    fast = evalmode.optimize(model, BATCH, backends=["quick"], budget_s=20)
+    with torch.no_grad():
+        model.last.weight.mul_(2.0)
+    assert not fast.matches(model)
+    with pytest.raises(StalePredictorError, match="refresh"), evalmode.evaluating(model):
+        pass
+    again = evalmode.refresh(fast, model)
+    assert again.matches(model)
+    assert plan_of(again, "quick").outcome == "chosen"
+    with evalmode.evaluating(model):
+        assert torch.allclose(again(BATCH), model(BATCH), atol=1e-6)
+
+
+def test_a_plan_is_remembered_and_verified_anew(
+    plant: Callable[..., None], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("EVALMODE_CACHE", str(tmp_path))
+    plant(planted("quick"))
+    first = evalmode.optimize(Slow(), BATCH, backends=["quick"], budget_s=20)
+    (kept,) = (tmp_path / "plans").iterdir()
+    assert read_plan(kept.stem) is not None
+    second = evalmode.optimize(Slow(), BATCH, backends=["quick"], budget_s=20)
+    assert "earlier search" in " ".join(second.certificate.optimization.notes)
+    assert second.plan.configurations == first.plan.configurations
+    plant(planted("quick", WRONG["half precision"]))
+    third = evalmode.optimize(Slow(), BATCH, backends=["quick"], budget_s=20)
+    assert third.certificate.optimization.chosen.outcome == "plain"
+
+
+def test_a_saved_plan_loads_and_gives_the_same_bits(tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Linear(12, 24), nn.ReLU(), nn.Linear(24, 5))
+    fast = evalmode.optimize(model, BATCH, backends=["openvino"], budget_s=20, batch_sizes=[8])
+    if fast.plan.configurations[0].backend != "openvino":
+        pytest.skip("plain eager was faster here, and is not written")
+    loaded = evalmode.load(fast.save(tmp_path / "model.evalmode"))
+    assert torch.equal(loaded(BATCH), fast(BATCH))
+    with pytest.raises(UsageError, match="not made by"):
+        evalmode.refresh(loaded, model)
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"model": "net"}, NotAModuleError, "nn.Module"),
+        ({"batch": None}, BatchError, "None"),
+        ({"backends": ["tensorflow"]}, UsageError, "no back end 'tensorflow'"),
+        ({"backends": []}, UsageError, "no back end is left"),
+        ({"passes": ["fold-everything"]}, UsageError, "fold-everything"),
+        ({"objective": "speed"}, UsageError, "'throughput' or 'latency'"),
+        ({"tolerance": "loose"}, UsageError, "loose"),
+        ({"tolerance": "task"}, UsageError, "without data"),
+        ({"budget_s": 0}, UsageError, "budget_s is 0"),
+        ({"budget_s": float("nan")}, UsageError, "budget_s is nan"),
+        ({"batch_sizes": [0]}, UsageError, "batch_sizes"),
+        ({"batch_sizes": []}, UsageError, "batch_sizes"),
+        ({"device": "cuda"}, UsageError, "the model is on 'cpu'"),
+        ({"forward": lambda model, batch: model(batch).mean()}, OptimizationError, "cannot be cut into samples"),
+    ],
+)
+def test_wrong_arguments(changes: dict[str, Any], error: type[Exception], message: str) -> None:
+    arguments: dict[str, Any] = {"model": Slow(0.0), "batch": BATCH, "backends": ["eager"], "budget_s": 5, **changes}
+    with pytest.raises(error, match=message):
+        evalmode.optimize(arguments.pop("model"), arguments.pop("batch"), **arguments)
+
+
+def test_the_tolerance_of_the_task(plant: Callable[..., None]) -> None:
+    inputs = torch.randn(400, 12, generator=torch.Generator().manual_seed(7))
+    model = Slow().eval()
+    with torch.no_grad():
+        target = model(inputs).argmax(1)
+    options: dict[str, Any] = {"tolerance": "task", "data": (inputs, target), "metric": "accuracy", "budget_s": 20}
+    plant(planted("coarse", lambda i, o, b: [o[0] * 1.001]), planted("turned", lambda i, o, b: [o[0].flip(1)]))
+    coarse = evalmode.optimize(model, BATCH, backends=["coarse"], **options)
+    assert plan_of(coarse, "coarse").outcome == "chosen"
+    turned = evalmode.optimize(model, BATCH, backends=["turned"], **options)
+    assert plan_of(turned, "turned").outcome == "rejected"
+    assert "decisions change" in plan_of(turned, "turned").reason
