@@ -110,9 +110,11 @@ def test_a_wrong_back_end_is_rejected_however_fast_it_is(plant: Callable[..., No
     plant(planted("wrong", WRONG[fault]), planted("right", seconds=0.001))
     model = Slow()
     fast = evalmode.optimize(model, BATCH, backends=["wrong", "right"], budget_s=20)
-    assert plan_of(fast, "wrong").outcome in {"rejected", "failed"}
-    assert plan_of(fast, "wrong").reason
-    assert plan_of(fast, "right").outcome == "chosen"
+    wrong = [plan for plan in fast.certificate.optimization.plans if plan.backend == "wrong" and plan.batch > 1]
+    assert wrong[0].outcome in {"rejected", "failed"} and wrong[0].reason
+    assert not any(plan.outcome in {"chosen", "verified"} for plan in wrong)
+    alone = fault == "the last row of a batch"  # one sample at a time it is right, and may win
+    assert fast.certificate.optimization.chosen.backend == "right" or alone
     with torch.no_grad():
         assert torch.allclose(fast(BATCH), model.eval()(BATCH), atol=1e-6)
 

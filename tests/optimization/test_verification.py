@@ -274,6 +274,36 @@ def test_samples_near_a_tie_are_counted_apart_and_loosen_nothing_else() -> None:
     assert not accepted(lambda x: (model(x)[0], (model(x)[1] + 1) % 4), truth, 4)
 
 
+@pytest.mark.parametrize("seed", [8, 12, 13, 21])
+def test_a_tie_that_only_the_candidate_has_shown_is_looked_at_again(seed: int) -> None:
+    torch.manual_seed(seed)
+    model = Routed(ties=True).eval()
+    truth = reference(model, (torch.randn(4, 6, 16),), output_axes=(0, 0), sizes=(1, 2, 8))
+
+    def in_halves(x: Tensor):
+        """The router's product in another order of summation."""
+        first, second = model.router.weight.split(8, 1)
+        weight, chosen = (x[..., :8] @ first.T + x[..., 8:] @ second.T + model.router.bias).softmax(-1).max(-1)
+        everyone = torch.stack([expert(x) for expert in model.experts], -2)
+        picked = everyone.gather(-2, chosen[..., None, None].expand(*chosen.shape, 1, 16)).squeeze(-2)
+        return nn.functional.gelu(picked) * weight[..., None], chosen
+
+    found = verify({3: run_of(in_halves), 4: run_of(in_halves)}, truth)
+    assert found.accepted, found.reason
+
+    def one_sample_routed_elsewhere(x: Tensor):
+        values, chosen = in_halves(x)
+        return values.roll(1, 1), chosen
+
+    assert not accepted(one_sample_routed_elsewhere, truth, 3)
+
+
+def test_without_floor_and_multiple_an_exact_candidate_still_passes() -> None:
+    truth = reference(lambda x: (x * 2,), (torch.randn(4, 5),))
+    assert verify({4: run_of(lambda x: (x + x,))}, truth, Tolerance(multiple=1, floor=0)).accepted
+    assert not verify({4: run_of(lambda x: (x * 2.00001,))}, truth, Tolerance(multiple=1, floor=0)).accepted
+
+
 def test_small_values_beside_large_ones_are_judged_by_themselves() -> None:
     weight = torch.randn(8, 8, generator=torch.Generator().manual_seed(6))
 

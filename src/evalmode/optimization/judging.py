@@ -22,13 +22,18 @@ _FEWEST_JUMPS = 4
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Fault:
-    """What is wrong: in which output and row of the reference, and at which position of the execution."""
+    """What is wrong: in which output and row of the reference, and at which position of the execution.
+
+    `share` is the error as a share of what is allowed. `jump` says that another branch may have been taken.
+    """
 
     what: str
     row: int = 0
     position: int = -1
     leaf: int = 0
     where: str = ""
+    share: float = 1.0
+    jump: bool = False
 
 
 class LeafJudge:
@@ -46,6 +51,7 @@ class LeafJudge:
         self.tolerance = tolerance
         self.margin = 0.0
         self.discontinuous = leaf.discontinuous
+        self._pardoned = torch.zeros(len(leaf.wide), dtype=torch.bool)
         self._allowed_unseen = leaf.unseen()
         if not leaf.floating:
             self._unlike = torch.zeros(leaf.wide.shape, dtype=torch.bool)
@@ -77,6 +83,17 @@ class LeafJudge:
             return list(self._whole_numbers(values, rows))
         return list(self._floating(values, rows))
 
+    def pardon(self, row: int) -> None:
+        """Take a row for discontinuous: the plain model has been seen to jump there."""
+        self._pardoned[row] = True
+        if not self.leaf.floating:
+            self._unlike[row] = False
+
+    @property
+    def apart(self) -> Tensor:
+        """The rows that were not compared by value. Shapes: `(rows,)`."""
+        return self.discontinuous | self._pardoned
+
     def over_all(self) -> Fault | None:
         """What only all executions together show."""
         if not self.leaf.floating:
@@ -103,18 +120,18 @@ class LeafJudge:
         return self.usual_error / max(self.plain_error, least) if self.usual_error > least else 0.0
 
     def _whole_numbers(self, values: Tensor, rows: Tensor) -> Iterator[Fault]:
-        wrong = (values != self.leaf.wide[rows]) & self.leaf.agreed[rows]
+        wrong = (values != self.leaf.wide[rows]) & self.leaf.agreed[rows] & ~self._pardoned[rows][:, None]
         if not bool(wrong.any()):
             return
         for position in wrong.any(1).nonzero()[:, 0].tolist():
             self._unlike[rows[position]] |= wrong[position]
         count = int(self._unlike.sum())
         if count > self._allowed_unseen:
-            self.margin = max(self.margin, count / max(self._allowed_unseen, 0.5))
+            share = count / max(self._allowed_unseen, 0.5)
             for position in wrong.any(1).nonzero()[:, 0].tolist():
                 which = int(wrong[position].nonzero()[0, 0])
                 got, want = values[position, which].item(), self.leaf.wide[rows[position], which].item()
-                yield Fault(f"{got} instead of {want}", int(rows[position]), position)
+                yield Fault(f"{got} instead of {want}", int(rows[position]), position, share=share, jump=True)
 
     def _floating(self, values: Tensor, rows: Tensor) -> Iterator[Fault]:
         leaf = self.leaf
@@ -125,8 +142,8 @@ class LeafJudge:
         share = torch.maximum(
             _share(errors.largest, self._allowed[rows]), _share(errors.root_mean_square, self._allowed_mean[rows])
         )
-        jumped = leaf.jumped(errors.largest, rows) & ~self.discontinuous[rows] & (self._allowed_unseen > 0)
-        calm = leaf.ordinary[rows] & ~self.discontinuous[rows] & ~jumped
+        jumped = leaf.jumped(errors.largest, rows) & ~self.apart[rows]
+        calm = leaf.ordinary[rows] & ~self.apart[rows] & ~jumped
         if bool(calm.any()) and gaps.shape[1]:
             self._values = torch.maximum(self._values, gaps[calm].amax(0))
         self._seen[rows] = True
@@ -136,13 +153,14 @@ class LeafJudge:
             self._median[row] = torch.maximum(self._median[row], errors.median[position])
             if bool(strange[position].any()):
                 yield Fault(_strangeness(values[position], wide[position], strange[position]), row, position)
-            elif bool(jumped[position]):
+            elif bool(jumped[position]) and self._allowed_unseen:
                 self._jumped[row] = True
-            else:
+            elif share[position] > 1.0 and not self._pardoned[row]:
+                relative = float(errors.largest[position] / leaf.scale[row].clamp(min=1e-300))
+                what, jump = _too_far(relative, float(share[position])), bool(jumped[position])
+                yield Fault(what, row, position, share=float(share[position]), jump=jump)
+            elif not self._pardoned[row]:
                 self.margin = max(self.margin, float(share[position]))
-                if share[position] > 1.0:
-                    relative = float(errors.largest[position] / leaf.scale[row].clamp(min=1e-300))
-                    yield Fault(_too_far(relative, float(share[position])), row, position)
 
     def _jumps_alike(self) -> Fault | None:
         """Samples that take another branch do so as often as between plain runs, and the rest of them stays."""
@@ -156,7 +174,7 @@ class LeafJudge:
         if int(found.sum()) < _FEWEST_JUMPS:
             return None
         own = max(leaf.typical(errors.median, found) for errors in (*leaf.plain, *leaf.moved))
-        allowed = max(self.tolerance.multiple * own, self.tolerance.floor * leaf.unit)
+        allowed = max(self.tolerance.multiple * own, self.tolerance.floor * leaf.unit, 1e-300)
         error = leaf.typical(self._median, found)
         self.margin = max(self.margin, error / allowed)
         if error <= allowed:
@@ -170,9 +188,8 @@ class LeafJudge:
         if not count:
             return None
         own = max(leaf.typical(errors.root_mean_square, calm) for errors in leaf.plain)
-        allowed = max(
-            TYPICAL * self.tolerance.multiple * (1 + count**-0.5) * own, self.tolerance.floor / 16 * leaf.unit
-        )
+        multiple = TYPICAL * self.tolerance.multiple * (1 + count**-0.5)
+        allowed = max(multiple * own, self.tolerance.floor / 16 * leaf.unit, 1e-300)
         error = leaf.typical(self._mean, calm)
         self.margin = max(self.margin, error / allowed if error else 0.0)
         if error <= allowed:
@@ -199,7 +216,7 @@ class LeafJudge:
         return Fault(f"value {place}: {_too_far(relative, float(share[worst]))}", int(calm.nonzero()[0, 0]))
 
     def _calm(self) -> Tensor:
-        usable: Tensor = self.leaf.ordinary & ~self.discontinuous & ~self._jumped & (self.leaf.scale > 0)
+        usable: Tensor = self.leaf.ordinary & ~self.apart & ~self._jumped & (self.leaf.scale > 0)
         return usable
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from evalmode.backends.backend import Chunk
 from evalmode.errors import ModelRunError
 from evalmode.observe.wide import WideUnsupportedError, wide, widened
-from evalmode.optimization.leaf_reference import LeafReference, gap
+from evalmode.optimization.leaf_reference import LeafReference, gap, row_errors
 from evalmode.optimization.probes import REGULAR
 from evalmode.optimization.rounding_noise import RoundingNoise, nudged
 from evalmode.optimization.samples import Samples, executions, rows_of
@@ -26,6 +26,7 @@ Plain = Callable[..., Chunk]
 LEAST_ORDINARY = 4
 MOST_BYTES = 384 << 20
 _AGREES = 1e-9
+_AGAIN = 16
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -35,7 +36,8 @@ class Reference:
     `parts` are the samples that were evaluated; `leaves` the outputs, whose rows are those samples one part after
     another. `exact` says that the answers are fp64; otherwise they are plain fp32 of one size, and `notes` says why.
     `moving` names outputs that belong to no sample and yet change with the batch. `sizes` are those at which the plain
-    model was run.
+    model was run. `jumps(part, position)` tells whether the plain model takes another branch at a sample in one of
+    several runs whose results are moved by a rounding.
     """
 
     parts: tuple[Samples, ...]
@@ -44,6 +46,7 @@ class Reference:
     sizes: tuple[int, ...]
     moving: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    jumps: Callable[[int, int], bool] = lambda part, position: False
 
     def __len__(self) -> int:
         return sum(map(len, self.parts))
@@ -142,7 +145,8 @@ def reference_of(
     total = sum(map(len, parts))
     if sum(map(len, chosen)) < total:
         notes.append(f"fp64 is slow here: {sum(map(len, chosen))} of {total} samples were evaluated")
-    return Reference(chosen, tuple(leaves), exact, tuple(sizes), tuple(moving), tuple(notes))
+    found = Reference(chosen, tuple(leaves), exact, tuple(sizes), tuple(moving), tuple(notes))
+    return dataclasses.replace(found, jumps=functools.cache(functools.partial(_jumps, plain, found, seed)))
 
 
 def _working_sizes(plain: Plain, part: Samples, sizes: Sequence[int]) -> tuple[tuple[int, ...], list[str]]:
@@ -210,12 +214,7 @@ def _take_plain_runs(
 ) -> None:
     """Hand every distinct plain run to the leaves: each size, then one with every result moved by a rounding."""
     marks: set[tuple[tuple[float, ...], ...]] = set()
-    generator = torch.Generator().manual_seed(seed)
-
-    def noisy(*chunk: Tensor) -> Chunk:
-        with RoundingNoise(seed):
-            return plain(*(nudged(tensor, generator) for tensor in chunk))
-
+    noisy = _moved_by_a_rounding(plain, seed)
     for run, size in (*((plain, size) for size in sizes), (noisy, min(sizes))):
         values = list(_stacked(run, parts, leaves, size))
         mark = tuple(_mark(leaf, found) for leaf, found in zip(leaves, values, strict=True))
@@ -223,6 +222,37 @@ def _take_plain_runs(
             marks.add(mark)
             for leaf, found in zip(leaves, values, strict=True):
                 leaf.add_run(found, moved=run is noisy)
+
+
+def _jumps(plain: Plain, reference: Reference, seed: int, part: int, position: int) -> bool:
+    """Whether a sample takes another branch in one of `_AGAIN` runs with every result moved by a rounding."""
+    size = min(reference.sizes)
+    for again in range(1, _AGAIN + 1):
+        run = _moved_by_a_rounding(plain, seed + again)
+        outputs = _plain_run(run, reference.parts[part].at([position] * size))
+        for leaf, output in zip(reference.leaves, outputs, strict=True):
+            if leaf.axis is None:
+                continue
+            row = reference.rows(leaf, part, [position])
+            values = rows_of(output, leaf.axis)[:1]
+            if leaf.floating:
+                errors = row_errors(gap(values, leaf.wide[row]).masked_fill(~leaf.agreed[row], 0.0))
+                changed = leaf.jumped(errors.largest, row)
+            else:
+                changed = (values != leaf.wide[row]) & leaf.agreed[row]
+            if bool(changed.any()):
+                return True
+    return False
+
+
+def _moved_by_a_rounding(plain: Plain, seed: int) -> Plain:
+    generator = torch.Generator().manual_seed(seed)
+
+    def noisy(*chunk: Tensor) -> Chunk:
+        with RoundingNoise(seed):
+            return plain(*(nudged(tensor, generator) for tensor in chunk))
+
+    return noisy
 
 
 def _stacked(run: Plain, parts: Sequence[Samples], leaves: Sequence[LeafReference], size: int) -> Iterator[Tensor]:
