@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import torch
+
+from evalmode.observe.wide import WideUnsupportedError, wide
 from evalmode.optimization.probes import LEAST, probe_samples
 from evalmode.optimization.reference import Reference, accepted_samples, reference_of
 from evalmode.optimization.samples import Run, Samples
@@ -20,6 +24,8 @@ from evalmode.predictor.optimized import OptimizedPredictor
 __all__ = ["Judge", "judge_of"]
 
 _STABILITY_RUNS = 10  # about how often each sample runs at one size
+_ANSWERS = 2  # the cost of a sample's answers, in runs of it in fp32 and fp64
+FEWEST = 12  # samples, however slow the model is
 
 
 @dataclass(frozen=True)
@@ -72,7 +78,7 @@ def judge_of(
     """
     program = subject.program
     size = min(max(subject.sizes), 8)
-    parts = probe_samples(program.inputs, program.input_axes, program.input_names)
+    parts = _affordable(subject, probe_samples(program.inputs, program.input_axes, program.input_names), size, seconds)
     begin = time.perf_counter()
     kept, _ = accepted_samples(subject.plain_flat, parts, size)
     each = (time.perf_counter() - begin) / max(1, sum(map(len, parts)))
@@ -90,3 +96,21 @@ def judge_of(
     wanted = max(min(affordable, max(len(kept[0]), LEAST)), min(len(kept[0]), 2 * max(subject.sizes), 16))
     samples = kept[0] if wanted >= len(kept[0]) else kept[0].chosen(range(wanted))
     return Judge(reference, samples, tolerance, program.output_axes, names, task, candidates)
+
+
+def _affordable(subject: Subject, parts: tuple[Samples, ...], size: int, seconds: float) -> tuple[Samples, ...]:
+    """As many samples as can be answered in the time, the most telling first; never fewer than `FEWEST`.
+
+    Each is answered once in fp64 and several times in fp32; fp64 convolutions may be many times slower than fp32 ones.
+    """
+    chunk = parts[0].at([0])
+    begin = time.perf_counter()
+    subject.plain_flat(*chunk)
+    with contextlib.suppress(WideUnsupportedError), torch.no_grad(), wide():
+        subject.flat(*chunk)
+    each = (time.perf_counter() - begin) * _ANSWERS
+    count = max(FEWEST, int(seconds / max(each, 1e-9)))
+    if count >= sum(map(len, parts)):
+        return parts
+    kept = parts[0].chosen(range(min(count, len(parts[0]))))
+    return (kept, *(part for part in parts[1:] if len(part) <= count - len(kept)))
