@@ -17,14 +17,19 @@ from evalmode.errors import CertificateError
 from evalmode.finding import Finding
 
 __all__ = [
+    "BadSampleRecord",
+    "CalibrationBin",
     "Certificate",
     "ClauseResult",
+    "ConfusionRecord",
     "Environment",
     "EvaluationRecord",
     "MetricRecord",
     "ModelRecord",
     "OptimizationRecord",
     "PlanRecord",
+    "SampleRecord",
+    "SliceRecord",
     "through_text",
 ]
 
@@ -93,9 +98,61 @@ class MetricRecord(msgspec.Struct, frozen=True, kw_only=True):
     total: int = 0
 
 
+class SliceRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """A part of the test set, with its own figures. `by` says what cut it ("class", a column, a predicate's name) and
+    `name` which part it is. `p_value` is the probability of a difference from the rest at least this large by chance,
+    adjusted for all the slices that were looked at (Holm); None where it was not tested, and `note` says why."""
+
+    by: str
+    name: str
+    samples: int
+    metrics: tuple[MetricRecord, ...] = ()
+    p_value: float | None = None
+    note: str = ""
+
+
+class ConfusionRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """How often each class was answered with each: `counts[i][j]` samples of class `labels[i]` got `labels[j]`."""
+
+    labels: tuple[str, ...]
+    counts: tuple[tuple[int, ...], ...]
+
+
+class CalibrationBin(msgspec.Struct, frozen=True, kw_only=True):
+    """Samples whose confidence lies from `low` to `high`: their number, mean confidence, and share of right answers."""
+
+    low: float
+    high: float
+    count: int
+    confidence: float | None = None
+    accuracy: float | None = None
+
+
+class SampleRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """One sample that is shown: `loss` ranks it, `image` is a PNG as base64 where its input is an image."""
+
+    id: str
+    target: str = ""
+    prediction: str = ""
+    loss: float | None = None
+    image: str = ""
+
+
+class BadSampleRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """A sample that was left out of the figures, and why."""
+
+    id: str
+    reason: str
+
+
 class EvaluationRecord(msgspec.Struct, frozen=True, kw_only=True):
     """What the test data gave. `plan` ran it, plain `eval()` where it is empty; beside a plan, `same_answers` counts
-    the samples on which plain gives the same answer."""
+    the samples on which plain gives the same answer.
+
+    `exact` says that the figures do not depend, bit for bit, on batch size, workers, order or resumption, else `notes`
+    say why not. `bad` are the first samples that were left out, `skipped` counts all of them. `data` is a digest of
+    the sample ids and targets in their order, `execution_sizes` how many samples the plan's executions run.
+    """
 
     samples: int
     batch_size: int
@@ -103,6 +160,16 @@ class EvaluationRecord(msgspec.Struct, frozen=True, kw_only=True):
     seconds: float = 0.0
     plan: str = ""
     same_answers: int | None = None
+    execution_sizes: tuple[int, ...] = ()
+    exact: bool = True
+    data: str = ""
+    skipped: int = 0
+    bad: tuple[BadSampleRecord, ...] = ()
+    slices: tuple[SliceRecord, ...] = ()
+    confusion: ConfusionRecord | None = None
+    calibration: tuple[CalibrationBin, ...] = ()
+    worst: tuple[SampleRecord, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 class PlanRecord(msgspec.Struct, frozen=True, kw_only=True):

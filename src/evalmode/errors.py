@@ -21,6 +21,8 @@
     │   └── StalePredictorError              the model's weights are no longer those a predictor was built from
     ├── ArtifactError (ValueError)           an artifact cannot be written, read or trusted
     ├── CertificateError (ValueError)        a certificate cannot be read or written
+    ├── JournalError (RuntimeError)          a journal is in use, of another evaluation, damaged, or cannot be written
+    ├── ComparisonError (ValueError)         two results cannot be compared: other samples, metrics, or nothing kept
     └── MissingExtraError (ImportError)      an optional package is not installed
 
     EvalmodeWarning (UserWarning)            nothing is wrong yet, but it may surprise
@@ -36,11 +38,13 @@ __all__ = [
     "BackwardInEvaluationError",
     "BatchError",
     "CertificateError",
+    "ComparisonError",
     "ConflictingModesError",
     "ContractBrokenError",
     "EvalmodeError",
     "EvalmodeWarning",
     "FrozenModeError",
+    "JournalError",
     "MissingExtraError",
     "ModelRunError",
     "NonFiniteOutputError",
@@ -165,6 +169,14 @@ class ArtifactError(EvalmodeError, ValueError):
 
 class CertificateError(EvalmodeError, ValueError):
     """A certificate cannot be read or written."""
+
+
+class JournalError(EvalmodeError, RuntimeError):
+    """A journal is in use, belongs to another evaluation, is damaged, or cannot be written."""
+
+
+class ComparisonError(EvalmodeError, ValueError):
+    """Two results cannot be compared: they hold other samples, other metrics, or no values per sample."""
 
 
 class MissingExtraError(EvalmodeError, ImportError):
