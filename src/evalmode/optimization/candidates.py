@@ -14,9 +14,11 @@ import msgspec
 from evalmode.backends.backend import Backend
 from evalmode.backends.configuration import Configuration
 
-__all__ = ["Candidate", "build_estimate", "first_round", "variations"]
+__all__ = ["QUICK", "Candidate", "build_estimate", "first_round", "variations"]
 
 LARGEST_BATCH = 64
+QUICK = ("eager", "openvino", "onnxruntime")
+"""Back ends that are built in seconds; the others compile."""
 _KEEP_ORDER = ("eager", "inductor")  # the others choose the memory order of weights and activations themselves
 _BUILD_SECONDS = {
     # seconds before the first operator, and for each operator: on two cores of 2.5 GHz; only the order matters
@@ -66,12 +68,15 @@ class Candidate:
 
 
 def first_round(
-    backends: Iterable[Backend], precisions: Sequence[str] | None, configuration: Configuration, forms: Sequence[str]
+    backends: Iterable[Backend],
+    precisions: Sequence[str] | None,
+    configuration: Configuration,
+    forms: Sequence[str],
 ) -> list[Candidate]:
     """Candidates for each back end and precision that run here, shaped as `configuration`: the quickest to build first.
 
     `precisions` limits them; None admits every one the processor has instructions for. `forms` are those that the model
-    has: the back ends that keep the memory order they are given try channels-last as well.
+    has or may have: the back ends that keep the memory order they are given try channels-last as well.
     """
     found = []
     for backend in backends:
@@ -81,8 +86,7 @@ def first_round(
             if precisions is not None and precision not in precisions:
                 continue
             shaped = msgspec.structs.replace(configuration, backend=backend.name, precision=precision)
-            form = "passes" if "passes" in forms else ""
-            found.append(Candidate(backend, shaped, form))
+            found.append(Candidate(backend, shaped, "passes" if "passes" in forms else ""))
             if backend.name in _KEEP_ORDER and "channels-last" in forms:
                 found.append(Candidate(backend, shaped, "channels-last"))
     return sorted(found, key=lambda candidate: _BUILD_SECONDS.get(candidate.backend.name, (1.0, 0.02)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -24,7 +25,10 @@ from evalmode.predictor.optimized import OptimizedPredictor
 __all__ = ["Judge", "judge_of"]
 
 _STABILITY_RUNS = 10  # about how often each sample runs at one size
-_ANSWERS = 2  # the cost of a sample's answers, in runs of it in fp32 and fp64
+_WIDE, _PLAIN = (
+    2.0,
+    6.0,
+)  # the cost of a sample's answers, in runs of it: in fp64, as when rounded at random, and in fp32
 FEWEST = 12  # samples, however slow the model is
 
 
@@ -33,7 +37,8 @@ class Judge:
     """Judges candidates for one model.
 
     `samples` are those on which bits are compared: as many as the time allows, at least twice what an execution holds.
-    `task` are the user's data with plain's own answers, for the tolerance of that name.
+    `task` are the user's data with plain's own answers, for the tolerance of that name. `seconds` bound the test of
+    stability, beyond its most telling part.
     """
 
     reference: Reference
@@ -43,6 +48,7 @@ class Judge:
     names: tuple[str, ...]
     task: TaskData | None = None
     candidates: int = 1
+    seconds: float = math.inf
 
     def verify(self, runs: Mapping[int, Run], predictor: OptimizedPredictor | None = None) -> Verification:
         """Whether what runs executions of these sizes gives the model's answers, or answers the task as well."""
@@ -55,7 +61,7 @@ class Judge:
         """What changes a sample's bits within an execution size or between sizes; empty where nothing does."""
         if all(axis is None for axis in self.samples.axes):
             return ""
-        stability = Stability(self.samples, self.output_axes, names=self.names)
+        stability = Stability(self.samples, self.output_axes, names=self.names, seconds=self.seconds)
         for size in sorted(runs):
             record = stability.add(size, runs[size])
             if not record.stable:
@@ -95,7 +101,7 @@ def judge_of(
     affordable = int(seconds / max(each, 1e-9) / _STABILITY_RUNS)
     wanted = max(min(affordable, max(len(kept[0]), LEAST)), min(len(kept[0]), 2 * max(subject.sizes), 16))
     samples = kept[0] if wanted >= len(kept[0]) else kept[0].chosen(range(wanted))
-    return Judge(reference, samples, tolerance, program.output_axes, names, task, candidates)
+    return Judge(reference, samples, tolerance, program.output_axes, names, task, candidates, seconds)
 
 
 def _affordable(subject: Subject, parts: tuple[Samples, ...], size: int, seconds: float) -> tuple[Samples, ...]:
@@ -105,10 +111,11 @@ def _affordable(subject: Subject, parts: tuple[Samples, ...], size: int, seconds
     """
     chunk = parts[0].at([0])
     begin = time.perf_counter()
-    subject.plain_flat(*chunk)
     with contextlib.suppress(WideUnsupportedError), torch.no_grad(), wide():
         subject.flat(*chunk)
-    each = (time.perf_counter() - begin) * _ANSWERS
+    between = time.perf_counter()
+    subject.plain_flat(*chunk)
+    each = (between - begin) * _WIDE + (time.perf_counter() - between) * _PLAIN
     count = max(FEWEST, int(seconds / max(each, 1e-9)))
     if count >= sum(map(len, parts)):
         return parts

@@ -19,7 +19,7 @@ from evalmode.mode.derived import staleness_unchecked
 from evalmode.mode.discover import require_modules
 from evalmode.observe.fingerprint import environment_record, fingerprint
 from evalmode.optimization.exporting import program_of
-from evalmode.optimization.judge import judge_of
+from evalmode.optimization.judge import Judge, judge_of
 from evalmode.optimization.outcome import cached_plan, predictor_of, resume
 from evalmode.optimization.plan_cache import CachedPlan, cache_key, read_plan, write_plan
 from evalmode.optimization.search import Progress, Search, SearchSettings
@@ -34,7 +34,6 @@ from evalmode.predictor.structure import Structure
 __all__ = ["optimize", "refresh"]
 
 Objective = Literal["throughput", "latency"]
-_REFERENCE_SHARE = 0.12  # of the budget, for the answers in fp64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,15 +186,13 @@ def _optimized(
         budget=request.budget,
         memory=request.memory,
     )
-    say("answers in fp64", 0, None)
-    judge = judge_of(
-        subject,
-        request.tolerance,
-        task=_task(subject, request),
-        candidates=sum(len(backend.precisions(str(request.device))) for backend in request.backends),
-        seconds=_REFERENCE_SHARE * request.budget,
-    )
-    search = Search(subject, settings, judge, say, started_at=begin, notes=notes)
+
+    def judge_within(seconds: float) -> Judge:
+        count = sum(len(backend.precisions(str(request.device))) for backend in request.backends)
+        return judge_of(subject, request.tolerance, task=task, candidates=count, seconds=seconds)
+
+    task = _task(subject, request)
+    search = Search(subject, settings, judge_within, say, started_at=begin, notes=notes)
     key = _key(subject, request, settings)
     known = start or read_plan(key)
     if known is None or not resume(search, known):

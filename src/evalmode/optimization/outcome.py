@@ -51,7 +51,7 @@ def predictor_of(search: Search, model: nn.Module, objective: str, known: Cached
 def resume(search: Search, known: CachedPlan) -> bool:
     """Build a plan that an earlier search chose, and put it through the gate again. False where it no longer holds."""
     if not known.configurations:
-        search.plain_seconds = _by_size(known.record.plans[0].seconds)
+        search.contest.plain_seconds = _by_size(known.record.plans[0].seconds)
         return True
     by_size = sorted(known.configurations, key=lambda configuration: configuration.batch, reverse=True)
     candidate = Candidate(backend_named(by_size[0].backend), by_size[0], known.form)
@@ -66,7 +66,7 @@ def resume(search: Search, known: CachedPlan) -> bool:
         return False
     before = known.record.chosen
     trial.outcome, trial.speedup, trial.peak_bytes = VERIFIED, before.speedup, before.peak_bytes
-    trial.seconds, search.plain_seconds = _by_size(before.seconds), _by_size(known.record.plans[0].seconds)
+    trial.seconds, search.contest.plain_seconds = _by_size(before.seconds), _by_size(known.record.plans[0].seconds)
     search.trials.append(trial)
     search.chosen = trial
     return True
@@ -154,12 +154,12 @@ def _serialisable(search: Search, model: nn.Module, objective: str, probes: obje
 def _optimization_record(search: Search, trial: Trial, objective: str, known: CachedPlan | None) -> OptimizationRecord:
     subject, settings = search.subject, search.settings
     used = msgspec.structs.replace(trial.record(chosen=True), passes=subject.passes.get(trial.candidate.form, ()))
-    plain_rate = {size: size / seconds for size, seconds in search.plain_seconds.items() if seconds}
+    plain_rate = {size: size / seconds for size, seconds in search.contest.plain_seconds.items() if seconds}
     plain = PlanRecord(
         name=PLAIN,
         outcome="plain",
         threads=settings.threads,
-        seconds={str(size): seconds for size, seconds in search.plain_seconds.items()},
+        seconds={str(size): seconds for size, seconds in search.contest.plain_seconds.items()},
         samples_per_second=plain_rate[max(plain_rate)] if plain_rate else None,
         speedup=1.0,
         error=1.0,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 __all__ = ["Race", "sign_test"]
@@ -19,6 +19,7 @@ SLICE_SECONDS = (
     0.004  # one measurement repeats the call until it lasts this long: timers and wake-ups cost microseconds
 )
 HOPELESS = 2.5  # a contestant so many times slower in its first two rounds is not given a third
+CLEARLY = 1.2  # nor is one a fourth that was slower by this in each of three
 MARGIN = 1.02  # nobody leaves for a difference that nobody would notice
 LEVEL = 0.01
 
@@ -42,6 +43,8 @@ def sign_test(wins: int, losses: int) -> float:
 class Race:
     """Interleaved timing of `contestants`, calls without arguments, among which `keep` never leave.
 
+    A race may go on after others have entered: who is compared is compared over the rounds that both ran.
+
     Units: seconds per call.
 
     Example:
@@ -52,22 +55,34 @@ class Race:
         ('fast', True, True)
     """
 
-    contestants: Mapping[str, Callable[[], object]]
+    contestants: dict[str, Callable[[], object]]
     keep: tuple[str, ...] = ()
     clock: Callable[[], float] = time.perf_counter
-    times: dict[str, list[float]] = field(default_factory=dict)
+    times: dict[str, dict[int, float]] = field(default_factory=dict)
     left: dict[str, int] = field(default_factory=dict)
+    rounds: int = 0
     _repeats: dict[str, int] = field(default_factory=dict)
 
+    def enter(self, name: str, call: Callable[[], object]) -> None:
+        """One more contestant, from the next round on; a name that ran before begins anew."""
+        self.withdraw(name)
+        self.contestants[name] = call
+
+    def withdraw(self, name: str) -> None:
+        """Forget a contestant."""
+        for known in (self.contestants, self.times, self.left, self._repeats):
+            known.pop(name, None)
+
     def run(self, seconds: float, *, rounds: int = 400, least: int = LEAST_ROUNDS) -> None:
-        """Go on for about `seconds`, at least `least` rounds in all and at most `rounds`; may be called again."""
-        start = self.clock()
+        """Go on for about `seconds`: at least `least` rounds and at most `rounds`, counted from now."""
+        start, before = self.clock(), self.rounds
         for name, call in self.contestants.items():
             if name not in self._repeats:
-                self.times[name] = []
+                self.times[name] = {}
                 self._repeats[name] = self._repeats_of(call)
-        while len(self._running()) > 1 or self._rounds() < least:
-            if self._rounds() >= rounds or (self._rounds() >= least and self.clock() - start >= seconds):
+        while len(self._running()) > 1 or self.rounds - before < least:
+            ran = self.rounds - before
+            if ran >= rounds or (ran >= least and self.clock() - start >= seconds):
                 return
             self._round()
 
@@ -78,22 +93,33 @@ class Race:
 
     def ratio(self, first: str, second: str) -> float:
         """How many times longer `first` takes than `second`: the median over the rounds that both ran."""
-        pairs = list(zip(self.times[first], self.times[second], strict=False))
+        pairs = self._pairs(first, second)
         return statistics.median(a / b for a, b in pairs) if pairs else math.nan
 
     def surely_faster(self, first: str, second: str, comparisons: int = 1) -> bool:
         """Whether `first` beats `second` by the sign test over rounds, at 1 % shared by so many comparisons."""
-        pairs = list(zip(self.times[first], self.times[second], strict=False))
+        pairs = self._pairs(first, second)
         wins, losses = sum(a < b for a, b in pairs), sum(a > b for a, b in pairs)
         return sign_test(wins, losses) <= LEVEL / max(1, comparisons)
 
     def median(self, name: str) -> float:
         """The median time of one call."""
-        return statistics.median(self.times[name])
+        return statistics.median(self.times[name].values())
+
+    def round_seconds(self, names: Iterable[str]) -> float:
+        """About how long a round of these contestants takes, from what is known of them."""
+        return sum(self.median(name) * self._repeats[name] for name in names if self.times.get(name))
+
+    def _pairs(self, first: str, second: str) -> list[tuple[float, float]]:
+        one, other = self.times.get(first, {}), self.times.get(second, {})
+        return [(seconds, other[number]) for number, seconds in one.items() if number in other]
 
     def _repeats_of(self, call: Callable[[], object]) -> int:
         """How often one measurement calls; the warm-up is not counted."""
+        begin = self.clock()
         call()
+        if self.clock() - begin > 10 * SLICE_SECONDS:  # a slow one: nothing to repeat, and no time to spare
+            return 1
         shortest = math.inf
         for _ in range(3):
             begin = self.clock()
@@ -105,30 +131,29 @@ class Race:
 
     def _round(self) -> None:
         running = self._running()
-        shift = self._rounds() % len(running)
+        shift = self.rounds % len(running)
         for name in running[shift:] + running[:shift]:
             call, repeats = self.contestants[name], self._repeats[name]
             begin = self.clock()
             for _ in range(repeats):
                 call()
-            self.times[name].append((self.clock() - begin) / repeats)
+            self.times[name][self.rounds] = (self.clock() - begin) / repeats
+        self.rounds += 1
         self._send_away(running)
 
     def _send_away(self, running: list[str]) -> None:
-        """Losers leave: hopeless ones after two rounds, the others once a sign test says so."""
-        if self._rounds() < 2:
-            return
+        """Losers leave: hopeless ones after two rounds, clear ones after three, others once a sign test says so."""
         best = self.fastest()
         for name in running:
-            if name == best or name in self.keep:
+            pairs = self._pairs(name, best)
+            if name == best or name in self.keep or len(pairs) < 2:
                 continue
-            behind = self.ratio(name, best)
+            ratios = [a / b for a, b in pairs]
+            behind = statistics.median(ratios)
+            clearly = len(pairs) >= 3 and min(ratios) > CLEARLY
             surely = self.surely_faster(best, name, len(self.contestants))
-            if behind > HOPELESS or (behind > MARGIN and surely):
-                self.left[name] = self._rounds()
+            if behind > HOPELESS or clearly or (behind > MARGIN and surely):
+                self.left[name] = self.rounds
 
     def _running(self) -> list[str]:
         return [name for name in self.contestants if name not in self.left]
-
-    def _rounds(self) -> int:
-        return max((len(times) for times in self.times.values()), default=0)

@@ -1,35 +1,39 @@
 """The search: build candidates, race them beside plain `eval()`, and let only what passes the gate win.
 
-Timing comes first, because it is cheap; then the gate and the test of stability go down the list from the fastest, so
-that what is chosen has passed both. The budget bounds all of it: what was not reached is listed as not tried.
+Quick builds come first, then variations on the fastest, then compilers that take long. Timing is cheap; so the gate and
+the test of stability go down the list from the fastest, and their share of the budget is kept free for them. The budget
+bounds all of it: what was not reached is listed as not tried.
 """
 
 from __future__ import annotations
 
+import functools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any
 
 from evalmode.backends.backend import Backend
 from evalmode.backends.configuration import Configuration
-from evalmode.optimization.candidates import Candidate, build_estimate, first_round, variations
+from evalmode.optimization.candidates import QUICK, Candidate, build_estimate, first_round, variations
+from evalmode.optimization.contest import PLAIN, Contest
 from evalmode.optimization.footprint import peak_bytes_of
-from evalmode.optimization.judge import Judge
+from evalmode.optimization.judge import FEWEST, Judge
 from evalmode.optimization.race import Race
 from evalmode.optimization.subject import Subject
 from evalmode.optimization.trial import FAILED, REJECTED, UNSTABLE, UNTESTED, VERIFIED, Trial, started
-from evalmode.predictor.optimized import OptimizedPredictor
 
 __all__ = ["PLAIN", "Search", "SearchSettings"]
 
-PLAIN = "plain eval()"
 SLACK_BYTES = 16 << 20  # arenas and pages: what the kernel counts differs by so much between equal runs
-_FIRST, _VARIED, _JUDGED = 0.45, 0.6, 0.85  # the parts of the budget after which the next step begins
-_FEW_ROUNDS, _MANY_ROUNDS = 12, 40
+_JUDGING = 22  # runs of a sample that judging one candidate costs: answers in fp64 and fp32, the gate, stability
+_FOR_JUDGING = (0.15, 0.4)  # of the budget, at least and at most
+_FOR_THE_END = 0.1  # of the budget: the last race, memory
+_ROUNDS, _LAST_ROUNDS = 12, 40
+_FEWEST_ROUNDS = 3  # of each stage, whatever they cost
+_DECISIVE = 8  # rounds in which the winner has to be timed: one lost round more, and a sign test still says it
 _WORTH_VARYING = 1.35
+_SAME_KERNELS = 1.3  # Inductor so far behind: AOTInductor, whose kernels it shares, is not built
 _VARIATIONS = 5
-_MOST_REPEATS = 64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,31 +54,38 @@ Progress = Callable[[str, int, int | None], object]
 
 @dataclass
 class Search:
-    """One search. `trials` are in the order in which they were begun; `chosen` is None where plain `eval()` stays."""
+    """One search. `trials` are in the order in which they were begun; `chosen` is None where plain `eval()` stays.
+
+    `judge_within(seconds)` prepares what candidates are judged by, in about that time: it is asked once, when the first
+    candidate is to be judged.
+    """
 
     subject: Subject
     settings: SearchSettings
-    judge: Judge
+    judge_within: Callable[[float], Judge]
     progress: Progress
     clock: Callable[[], float] = time.perf_counter
     started_at: float | None = None
     trials: list[Trial] = field(default_factory=list)
     chosen: Trial | None = None
-    plain_seconds: dict[int, float] = field(default_factory=dict)
     plain_peak: int | None = None
     notes: list[str] = field(default_factory=list)
-    _prepared: float = 0.0
-    _predictors: dict[int, OptimizedPredictor] = field(default_factory=dict)
-    _batches: dict[int, Any] = field(default_factory=dict)
-    _repeats: dict[int, int] = field(default_factory=dict)
-    _behind: dict[int, float] = field(default_factory=dict)
+    contest: Contest = field(init=False)
+    _judge: Judge | None = None
+    _kept_free: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.contest = Contest(self.subject, self.settings.stable, self.clock)
 
     def run(self) -> None:
         """Search until the budget is used or nothing is left to try."""
         self.started_at = self.clock() if self.started_at is None else self.started_at
-        self._prepare()
-        self._prepared = min(self.used, self.settings.budget)
-        self._first_round()
+        self.contest.prepare()
+        self._kept_free = self._for_judging()
+        candidates = self._candidates()
+        self._stage([candidate for candidate in candidates if candidate.backend.name in QUICK])
+        self._vary()
+        self._stage([candidate for candidate in candidates if candidate.backend.name not in QUICK])
         self._vary()
         self._judge_down_the_list()
         self._finish()
@@ -84,55 +95,81 @@ class Search:
         """The seconds since the search began."""
         return self.clock() - (self.started_at or 0.0)
 
-    def _left(self, share: float = 1.0) -> float:
-        """Seconds left of a share of the search; what was spent before it, as on the export, is shared by all steps."""
-        return self._prepared + (self.settings.budget - self._prepared) * share - self.used
+    @property
+    def left(self) -> float:
+        """The seconds left of the budget."""
+        return self.settings.budget - self.used
 
-    def _prepare(self) -> None:
-        """Batches of the callers' sizes, and how often each is run so that all weigh alike."""
-        for size in self.subject.sizes:
-            self._batches[size] = self.subject.batch(size)
-            run = self.subject.plain(size)
-            run()
-            begin = self.clock()
-            run()
-            self.plain_seconds[size] = max(self.clock() - begin, 1e-9)
-        longest = max(self.plain_seconds.values())
-        self._repeats = {
-            size: max(1, min(_MOST_REPEATS, round(longest / seconds))) for size, seconds in self.plain_seconds.items()
-        }
+    @property
+    def judge(self) -> Judge:
+        """What candidates are judged by."""
+        if self._judge is None:
+            self._say("answers in fp64", 0, None)
+            least, most = _FOR_JUDGING
+            wanted = min(max(0.3 * self.left, least / 2 * self.settings.budget), most / 2 * self.settings.budget)
+            self._judge = self.judge_within(wanted)
+        return self._judge
 
-    def _first_round(self) -> None:
+    def _for_judging(self) -> float:
+        """The seconds that judging the winner will take; building and racing leave them alone."""
+        least, most = (share * self.settings.budget for share in _FOR_JUDGING)
+        needed = _JUDGING * FEWEST * self.contest.sample_seconds
+        return min(max(least, needed), most) + _FOR_THE_END * self.settings.budget
+
+    def _candidates(self) -> list[Candidate]:
         settings = self.settings
         batch = min(max(self.subject.sizes), 64) if self.has_batch_axis() else 1
         shape = Configuration(backend="", batch=batch, threads=settings.threads, device=settings.device)
-        candidates = first_round(settings.backends, settings.precisions, shape, tuple(self.subject.forms))
-        for number, candidate in enumerate(candidates):
-            self._say(f"building {candidate.name}", number, len(candidates))
-            self._begin(candidate, _FIRST)
-        self._race(self._running(), rounds=_FEW_ROUNDS, seconds=self._left(_FIRST + 0.1) * 0.7)
+        forms = [*self.subject.forms, *(["channels-last"] if self.subject.may_be_channels_last else [])]
+        return first_round(settings.backends, settings.precisions, shape, forms)
+
+    def _stage(self, candidates: Iterable[Candidate]) -> None:
+        """Build, as far as the time allows, then race."""
+        wanted = list(candidates)
+        begun = []
+        for number, candidate in enumerate(wanted):
+            self._say(f"building {candidate.name}", number, len(wanted))
+            trial = self._begin(candidate)
+            if trial is not None and trial.running:
+                begun.append(trial)
+        self._race(begun)
+
+    def _race(self, newcomers: list[Trial]) -> None:
+        if newcomers:
+            self.contest.enter(newcomers)
+            self.contest.run(0.3 * (self.left - self._kept_free), rounds=_ROUNDS, least=_FEWEST_ROUNDS)
 
     def _vary(self) -> None:
-        """Other micro-batches, threads and streams for the back ends that came near the front."""
+        """Other micro-batches, threads and streams for the two back ends in front, in turns, the likeliest first."""
         ranked = self._ranked()
         if not ranked or not self.has_batch_axis():
             return
-        best = self._behind[id(ranked[0])]
-        for leader in [trial for trial in ranked if self._behind[id(trial)] <= _WORTH_VARYING * best][:2]:
-            wanted = variations(leader.candidate, self.subject.sizes, self.settings.threads)[:_VARIATIONS]
-            for number, candidate in enumerate(wanted):
-                self._say(f"trying {candidate.name}", number, len(wanted))
-                self._begin(candidate, _VARIED)
-        self._race(self._running(), rounds=_FEW_ROUNDS, seconds=max(self._left(_VARIED + 0.1), 0.0) * 0.7)
+        best = self.contest.behind(ranked[0])
+        varied = {trial.candidate.kind for trial in self.trials if trial.candidate.varied}
+        leaders: dict[str, Trial] = {}
+        for trial in ranked:
+            if self.contest.behind(trial) <= _WORTH_VARYING * best and trial.candidate.kind not in varied:
+                leaders.setdefault(trial.candidate.kind, trial)
+        each = [
+            variations(leader.candidate, self.subject.sizes, self.settings.threads)[:_VARIATIONS]
+            for leader in list(leaders.values())[:2]
+        ]
+        wanted = [found[place] for place in range(_VARIATIONS) for found in each if place < len(found)]
+        for start in range(0, len(wanted), 4):
+            self._stage(wanted[start : start + 4])
 
     def _judge_down_the_list(self) -> None:
         """From the fastest on, until one is accepted and two more are known to be, or time is short."""
         accepted = 0
+        ending = _FOR_THE_END * self.settings.budget
+        last = 0.0
         for trial in self._ranked():
-            if accepted and (accepted >= 3 or self._left(_JUDGED) <= 0):
+            if accepted and (accepted >= 3 or self.left < ending + last):
                 break
             self._say(f"verifying {trial.name}", accepted, None)
+            begin = self.clock()
             self._test(trial)
+            last = self.clock() - begin
             accepted += trial.outcome == VERIFIED
         if not accepted and self.settings.stable:
             self._one_at_a_time()
@@ -147,12 +184,12 @@ class Search:
     def holds(self, trial: Trial) -> bool:
         """Whether a trial passes the gate and, where that is asked for, is stable; if not, it is out, and says why."""
         runs = trial.runs(self.subject)
-        trial.verification = self.judge.verify(runs, self._predictor(trial))
+        trial.verification = self.judge.verify(runs, self.contest.predictor(trial))
         if trial.verification.only_non_finite:
             trial.answers_nan = True
-            self._predictors.pop(id(trial), None)
+            self.contest.renew(trial)
             runs = trial.runs(self.subject)
-            trial.verification = self.judge.verify(runs, self._predictor(trial))
+            trial.verification = self.judge.verify(runs, self.contest.predictor(trial))
         if not trial.verification.accepted:
             trial.exclude(REJECTED, f"rejected: {trial.verification.reason}")
             return False
@@ -182,7 +219,7 @@ class Search:
         smallest, size = min(self.subject.sizes), trial.candidate.configuration.batch
         if (
             smallest > size // 2
-            or self._left(_JUDGED) <= trial.build_seconds * 1.5
+            or self.left <= trial.build_seconds * 1.5 + _FOR_THE_END * self.settings.budget
             or trial.candidate.configuration.streams > 1
         ):
             return
@@ -193,17 +230,17 @@ class Search:
         saves = costs[smallest] * 1.1 < costs[size]
         if saves and not self.judge.instability(runs) and self.judge.verify({smallest: runs[smallest]}).accepted:
             trial.costs = costs
-            self._predictors.pop(id(trial), None)
+            self.contest.renew(trial)
             return
         trial.executors.pop(smallest).close()
 
     def _execution_costs(self, trial: Trial) -> dict[int, float]:
-        calls = {}
+        calls: dict[str, Callable[[], object]] = {}
         for size, executor in trial.executors.items():
             chunk = self.subject.program.inputs_at(size)
-            calls[str(size)] = lambda executor=executor, chunk=chunk: executor.run([chunk])
+            calls[str(size)] = functools.partial(executor.run, [chunk])
         race = Race(calls, keep=tuple(calls), clock=self.clock)
-        race.run(seconds=0.5, rounds=8)
+        race.run(seconds=0.5, rounds=8, least=3)
         return {size: race.median(str(size)) for size in trial.executors}
 
     def _one_at_a_time(self) -> None:
@@ -211,64 +248,48 @@ class Search:
         tried: set[str] = set()
         for before in [trial for trial in self.trials if trial.outcome == UNSTABLE]:
             candidate = before.candidate.at(batch=1, streams=1)
-            if candidate.kind in tried or before.candidate.configuration.batch == 1 or self._left(_JUDGED) <= 0:
+            if candidate.kind in tried or before.candidate.configuration.batch == 1 or self.left <= 0:
                 continue
             tried.add(candidate.kind)
-            trial = self._begin(candidate, 1.0)
+            self._kept_free = 0.0
+            trial = self._begin(candidate)
             if trial is not None and trial.running:
-                self._race([trial], rounds=6, seconds=2.0)
+                self._race([trial])
                 self._test(trial)
                 if trial.outcome == VERIFIED:
                     return
 
     def _finish(self) -> None:
-        """The last race: plain beside what is verified; only a sure winner takes plain's place."""
+        """The last rounds: plain beside what is verified; only a sure winner takes plain's place."""
         finalists = [trial for trial in self._ranked() if trial.outcome == VERIFIED][:3]
         if finalists:
             self._say("last race", 0, None)
-            before = finalists[0].speedup or 1.0
-            race = self._race(finalists, rounds=_MANY_ROUNDS, seconds=max(self._left(), 1.0))
-            self._rescale(finalists, (finalists[0].speedup or before) / before)
-            for trial in sorted(finalists, key=lambda trial: self._behind[id(trial)]):
-                if race.surely_faster(str(id(trial)), PLAIN, len(finalists)):
+            self.contest.only(finalists)
+            each = self.contest.round_seconds(finalists)
+            affordable = int(max(self.left, 0.0) / max(each, 1e-9))
+            least = _DECISIVE if affordable >= _DECISIVE else max(_FEWEST_ROUNDS, affordable)
+            self.contest.run(self.left, rounds=_LAST_ROUNDS, least=least)
+            for trial in self.contest.ranked(finalists):
+                if self.contest.surely_faster(trial, len(finalists)):
                     self.chosen = trial
                     break
-            self._measure_sizes(finalists, race)
+            self.contest.measure_sizes(finalists, min(max(self.left, 0.0), 0.1 * self.settings.budget))
         for trial in self.trials:
+            if self.contest.timed(trial):
+                trial.speedup = self.contest.speedup(trial)
             if not trial.outcome:
                 trial.outcome = UNTESTED  # it was timed, and others were faster
             if trial is not self.chosen:
                 trial.close()
 
-    def _rescale(self, finalists: Sequence[Trial], factor: float) -> None:
-        """Bring the figures of those who left earlier to the last race's: the leader took part in both."""
-        for trial in self.trials:
-            if trial not in finalists and trial.speedup is not None:
-                trial.speedup *= factor
-
-    def _measure_sizes(self, finalists: Sequence[Trial], race: Race) -> None:
-        """Seconds of one call at each of the callers' sizes, for the record: of one size the last race has them."""
-        for size in self.subject.sizes:
-            if len(self.subject.sizes) > 1:
-                calls: dict[str, Callable[[], object]] = {PLAIN: self.subject.plain(size)}
-                for trial in finalists:
-                    calls[str(id(trial))] = self._call(trial, size)
-                race = Race(calls, keep=tuple(calls), clock=self.clock)
-                race.run(seconds=max(0.5, self._left() / 4), rounds=10)
-            self.plain_seconds[size] = race.median(PLAIN)
-            for trial in finalists:
-                trial.seconds[size] = race.median(str(id(trial)))
-
-    def _begin(self, candidate: Candidate, share: float) -> Trial | None:
-        """Build a candidate, if the budget allows for it."""
-        operators = self._operators()
-        estimate = build_estimate(candidate.backend.name, operators)
-        if estimate > self._left(share) and self.trials:
-            if not any(trial.candidate.kind == candidate.kind for trial in self.trials):
-                reason = (
-                    f"not tried: its build takes about {estimate:.0f} s, {max(self._left(share), 0):.0f} s were left"
-                )
+    def _begin(self, candidate: Candidate) -> Trial | None:
+        """Build a candidate, if the time allows for it."""
+        reason = self._not_worth_it(candidate)
+        if reason:
+            if not candidate.varied and not any(trial.candidate.kind == candidate.kind for trial in self.trials):
                 self.trials.append(Trial(candidate, outcome=UNTESTED, reason=reason))
+            return None
+        if candidate.form and not self.subject.has_form(candidate.form):
             return None
         known = {trial.candidate.kind: trial for trial in self.trials}
         trial = started(self.subject, candidate, known, self.clock)
@@ -276,54 +297,33 @@ class Search:
             self.trials.append(trial)
         return trial
 
-    def _race(self, trials: Sequence[Trial], *, rounds: int, seconds: float) -> Race:
-        calls: dict[str, Callable[[], object]] = {PLAIN: self._weighted(self.subject.plain)}
-        for trial in trials:
-            name = str(id(trial))
-            calls[name] = self._weighted(lambda size, trial=trial: self._call(trial, size))  # type: ignore[misc]
-            try:
-                calls[name]()
-            except Exception as error:  # noqa: BLE001 - what fails when it runs is out, and said
-                trial.exclude(FAILED, f"fails when it runs: {type(error).__name__}: {error}".splitlines()[0])
-                del calls[name]
-        race = Race(calls, keep=(PLAIN,), clock=self.clock)
-        race.run(seconds=max(seconds, 0.0), rounds=rounds)
-        for trial in trials:
-            name = str(id(trial))
-            if name in calls:
-                self._behind[id(trial)] = race.ratio(name, PLAIN)
-                trial.speedup = race.ratio(PLAIN, name)
-        return race
+    def _not_worth_it(self, candidate: Candidate) -> str:
+        """Why a candidate is not built; empty where it is."""
+        estimate = self._estimate(candidate)
+        spare = self.left - self._kept_free
+        if candidate.backend.name in QUICK and not candidate.varied:
+            spare = self.left - self._kept_free / 2  # without these there is nothing to judge
+        if estimate > spare and self.trials:
+            return f"not tried: its build takes about {estimate:.0f} s, {max(spare, 0):.0f} s were left"
+        ranked = self._ranked()
+        for trial in ranked if candidate.backend.name == "aot_inductor" else []:
+            behind = self.contest.ahead(ranked[0], trial)
+            alike = f"inductor {candidate.configuration.precision}"
+            if trial.candidate.kind == alike and behind > _SAME_KERNELS:
+                return f"not tried: inductor, whose kernels it shares, is {behind:.1f}x behind"
+        return ""
 
-    def _call(self, trial: Trial, size: int) -> Callable[[], object]:
-        """What the user would call: the predictor itself."""
-        predictor, batch = self._predictor(trial), self._batches[size]
-        return lambda: predictor.predict(batch)
-
-    def _predictor(self, trial: Trial) -> OptimizedPredictor:
-        if id(trial) not in self._predictors:
-            self._predictors[id(trial)] = trial.predictor(self.subject, stable=self.settings.stable)
-        return self._predictors[id(trial)]
-
-    def _weighted(self, call_at: Callable[[int], Callable[[], object]]) -> Callable[[], object]:
-        """One call that runs every size of the callers as often as makes them weigh alike for plain."""
-        calls = [(call_at(size), repeats) for size, repeats in self._repeats.items()]
-        if len(calls) == 1:
-            return calls[0][0]
-
-        def run() -> None:
-            for call, repeats in calls:
-                for _ in range(repeats):
-                    call()
-
-        return run
-
-    def _running(self) -> list[Trial]:
-        return [trial for trial in self.trials if trial.running]
+    def _estimate(self, candidate: Candidate) -> float:
+        """About how long a build takes: as long as the one before of the same kind, or as such builds usually do."""
+        known = [
+            trial.build_seconds
+            for trial in self.trials
+            if trial.candidate.kind == candidate.kind and trial.build_seconds and trial.outcome != FAILED
+        ]
+        return min(known) if known else build_estimate(candidate.backend.name, self._operators())
 
     def _ranked(self) -> list[Trial]:
-        timed = [trial for trial in self._running() if id(trial) in self._behind]
-        return sorted(timed, key=lambda trial: self._behind[id(trial)])
+        return self.contest.ranked(trial for trial in self.trials if trial.running)
 
     def has_batch_axis(self) -> bool:
         """Whether any input counts samples; otherwise one execution runs the whole input."""
@@ -334,6 +334,7 @@ class Search:
         return 100 if exported is None else sum(node.op == "call_function" for node in exported.graph.nodes)
 
     def _say(self, stage: str, done: int, total: int | None) -> None:
-        best = min((self._behind[id(trial)] for trial in self._running() if id(trial) in self._behind), default=None)
-        so_far = "" if best is None or best >= 1 else f" (best so far {1 / best:.1f}x)"
+        ranked = self._ranked()
+        best = self.contest.behind(ranked[0]) if ranked else 1.0
+        so_far = "" if best >= 1 else f" (best so far {1 / best:.1f}x)"
         self.progress(stage + so_far, done, total)

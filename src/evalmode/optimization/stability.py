@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Sequence
+import math
+import time
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -14,6 +16,8 @@ from evalmode.optimization.probes import REGULAR
 from evalmode.optimization.samples import Run, Samples, ran, rows_of
 
 __all__ = ["SizeRecord", "Stability", "StabilityReport"]
+
+_TELLING = 5  # orders that are run however long they take
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -48,6 +52,7 @@ class Stability:
 
     At each size every sample is run beside others, at other positions, in batches that are filled up by repetition,
     beside edges (NaN among them) and without, in the orders of several seeds. NaN equals NaN, 0.0 and -0.0 differ.
+    Past `seconds` at one size only what tells most is still run: again, reversed, shuffled, and filled up.
 
     Example:
         >>> from evalmode.optimization.probes import probe_samples
@@ -59,12 +64,21 @@ class Stability:
     """
 
     def __init__(
-        self, samples: Samples, output_axes: Sequence[int | None], *, names: Sequence[str] = (), seeds: int = 3
+        self,
+        samples: Samples,
+        output_axes: Sequence[int | None],
+        *,
+        names: Sequence[str] = (),
+        seeds: int = 3,
+        seconds: float = math.inf,
+        clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self.samples = samples
         self._axes = tuple(output_axes)
         self._names = tuple(names) or tuple(f"output {place}" for place in range(len(self._axes)))
         self._seeds = seeds
+        self._seconds = seconds
+        self._clock = clock
         self._records: dict[int, SizeRecord] = {}
         self._marks: dict[int, tuple[tuple[bytes, ...], ...]] = {}
 
@@ -73,7 +87,10 @@ class Stability:
         marks: dict[int, tuple[bytes, ...]] = {}
         probes = 0
         self._marks.pop(size, None)
-        for what, order in self._orders(size):
+        begin = self._clock()
+        for number, (what, order) in enumerate(self._orders(size)):
+            if number >= _TELLING and self._clock() - begin > self._seconds:
+                break
             for positions, outputs in ran(run, self.samples, order, size):
                 probes += size
                 found = self._marks_of(outputs, size)
@@ -107,25 +124,27 @@ class Stability:
         )
 
     def _orders(self, size: int) -> list[tuple[str, list[int]]]:
-        """The orders of samples, each with what it changes."""
+        """The orders of samples, each with what it changes; the most telling first."""
         count = len(self.samples)
         everything = list(range(count))
         ordinary = [place for place in everything if self.samples.kinds[place] in REGULAR] or everything
         orders = [("beside the same ones", everything), ("when it runs once more", everything)]
         if size == 1:
             return orders
-        orders.append(("without edges beside it", ordinary))
-        orders.append(("at another position", everything[::-1]))
+        shuffled = []
         for seed in range(self._seeds):
             generator = torch.Generator().manual_seed(seed)
-            orders.append(("beside others", torch.randperm(count, generator=generator).tolist()))
+            shuffled.append(("beside others", torch.randperm(count, generator=generator).tolist()))
         # An order shorter than a batch is filled up by repetition, as the last batch of a caller is.
-        orders.extend(("in a batch filled up by repetition", [place]) for place in ordinary[:3])
-        orders.extend(
+        filled = [("in a batch filled up by repetition", [place]) for place in ordinary[:3]]
+        filled += [
             ("in a batch filled up by repetition", ordinary[:length])
             for length in sorted({2, size // 2, size - 1})
             if 1 < length < size
-        )
+        ]
+        orders.append(("at another position", everything[::-1]))
+        orders += [*shuffled[:1], *filled[:1], ("without edges beside it", ordinary)]
+        orders += [*filled[1:], *shuffled[1:]]
         return orders
 
     def _marks_of(self, outputs: Chunk, size: int) -> list[tuple[bytes, ...]]:

@@ -38,6 +38,7 @@ class Subject:
     passes: dict[str, tuple[str, ...]] = field(default_factory=dict)
     padded: PaddedAxis | None = None
     _programs: dict[int, Program] = field(default_factory=dict)
+    _orders: bool = False
 
     @property
     def program(self) -> Program:
@@ -102,16 +103,31 @@ class Subject:
             for name, refusals in report.refused.items()
             for refusal in refusals[:1]
         ]
-        if names is None:
-            base = self.forms.get("passes", self.program)
-            ordered, again = apply_passes(base, ["channels-last"])
-            if any(again.changed.values()):
-                self.forms["channels-last"] = ordered
-                self.passes["channels-last"] = (*self.passes.get("passes", ()), "channels-last")
+        self._orders = names is None
         return notes
+
+    @property
+    def may_be_channels_last(self) -> bool:
+        """Whether another memory order may be tried: it is not excluded, and there are convolutions over images."""
+        image = any(tensor.dim() == 4 and tensor.is_floating_point() for tensor in self.flat.parameters())
+        return self._orders and image and self.program.exported is not None
+
+    def has_form(self, form: str) -> bool:
+        """Whether there is such a form. Channels-last is made when it is first asked for: that takes seconds."""
+        if form == "channels-last" and self._orders:
+            self._orders = False
+            self._reorder()
+        return form in self.forms
+
+    def _reorder(self) -> None:
+        ordered, report = apply_passes(self.forms.get("passes", self.program), ["channels-last"])
+        if any(report.changed.values()):
+            self.forms["channels-last"] = ordered
+            self.passes["channels-last"] = (*self.passes.get("passes", ()), "channels-last")
 
     def program_for(self, batch: int, form: str) -> Program:
         """The program for executions of `batch` samples, in one of its forms."""
+        self.has_form(form)
         program = self.forms.get(form)
         if program is not None:
             if program.exported is None or (program.dynamic and batch >= self.exported.smallest):

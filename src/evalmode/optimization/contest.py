@@ -1,0 +1,158 @@
+"""Trials beside plain `eval()`, in one race that goes on for the whole search: each is called as the user would."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from evalmode.optimization.race import Race
+from evalmode.optimization.subject import Subject
+from evalmode.optimization.trial import FAILED, Trial
+from evalmode.predictor.optimized import OptimizedPredictor
+
+__all__ = ["PLAIN", "Contest"]
+
+PLAIN = "plain eval()"
+_MOST_REPEATS = 64
+
+
+@dataclass
+class Contest:
+    """The race of a search. Every trial is timed as a predictor, at every batch size of the callers.
+
+    `plain_seconds` is one call of plain at each of those sizes.
+    """
+
+    subject: Subject
+    stable: bool
+    clock: Callable[[], float] = time.perf_counter
+    plain_seconds: dict[int, float] = field(default_factory=dict)
+    _batches: dict[int, Any] = field(default_factory=dict)
+    _repeats: dict[int, int] = field(default_factory=dict)
+    _predictors: dict[int, OptimizedPredictor] = field(default_factory=dict)
+    _race: Race = field(default_factory=lambda: Race({}, keep=(PLAIN,)))
+
+    def prepare(self) -> None:
+        """Batches of the callers' sizes, and how often each is run so that all weigh alike."""
+        for size in self.subject.sizes:
+            self._batches[size] = self.subject.batch(size)
+            run = self.subject.plain(size)
+            run()
+            begin = self.clock()
+            run()
+            self.plain_seconds[size] = max(self.clock() - begin, 1e-9)
+        longest = max(self.plain_seconds.values())
+        self._repeats = {
+            size: max(1, min(_MOST_REPEATS, round(longest / seconds))) for size, seconds in self.plain_seconds.items()
+        }
+        self._race.clock = self.clock
+        self._race.enter(PLAIN, self._weighted(self.subject.plain))
+
+    @property
+    def sample_seconds(self) -> float:
+        """What one sample costs plain, at the size where it costs least."""
+        return min(seconds / size for size, seconds in self.plain_seconds.items())
+
+    def enter(self, trials: Iterable[Trial]) -> None:
+        """More trials for the race; one that fails when it runs is out, and says why."""
+        for trial in trials:
+            call = self._weighted(lambda size, trial=trial: self._call(trial, size))  # type: ignore[misc]
+            try:
+                call()
+            except Exception as error:  # noqa: BLE001 - whatever it raises excludes it
+                trial.exclude(FAILED, f"fails when it runs: {type(error).__name__}: {error}".splitlines()[0])
+            else:
+                self._race.enter(_name(trial), call)
+
+    def run(self, seconds: float, *, rounds: int, least: int) -> None:
+        """Race for about so many seconds; `least` rounds are run whatever they cost."""
+        self._race.run(seconds=max(seconds, 0.0), rounds=rounds, least=least)
+
+    def round_seconds(self, trials: Iterable[Trial]) -> float:
+        """About how long a round of plain and these trials takes."""
+        return self._race.round_seconds([PLAIN, *map(_name, trials)])
+
+    def only(self, trials: Iterable[Trial]) -> None:
+        """Go on with these alone; who had left for being slower comes back."""
+        wanted = set(map(_name, trials))
+        for name in [name for name in self._race.contestants if name != PLAIN]:
+            if name in wanted:
+                self._race.left.pop(name, None)
+            else:
+                self._race.left.setdefault(name, self._race.rounds)
+        self._race.keep = (PLAIN, *wanted)
+
+    def timed(self, trial: Trial) -> bool:
+        """Whether there is a figure of it."""
+        return bool(self._race.times.get(_name(trial)))
+
+    def behind(self, trial: Trial) -> float:
+        """How many times longer than plain a trial takes."""
+        return self._race.ratio(_name(trial), PLAIN)
+
+    def speedup(self, trial: Trial) -> float:
+        """How many times longer than a trial plain takes."""
+        return self._race.ratio(PLAIN, _name(trial))
+
+    def ahead(self, trial: Trial, other: Trial) -> float:
+        """How many times longer `other` takes than `trial`."""
+        return self._race.ratio(_name(other), _name(trial))
+
+    def ranked(self, trials: Iterable[Trial]) -> list[Trial]:
+        """Those that were timed, the fastest first."""
+        return sorted((trial for trial in trials if self.timed(trial)), key=self.behind)
+
+    def surely_faster(self, trial: Trial, comparisons: int) -> bool:
+        """Whether it beats plain by the sign test over all rounds that both ran."""
+        return self._race.surely_faster(_name(trial), PLAIN, comparisons)
+
+    def measure_sizes(self, trials: Iterable[Trial], seconds: float) -> None:
+        """Seconds of one call at each of the callers' sizes, for the record: of one size the race has them."""
+        finalists = list(trials)
+        if len(self.subject.sizes) == 1:
+            (size,) = self.subject.sizes
+            self.plain_seconds[size] = self._race.median(PLAIN)
+            for trial in finalists:
+                trial.seconds[size] = self._race.median(_name(trial))
+            return
+        for size in self.subject.sizes:
+            calls: dict[str, Callable[[], object]] = {PLAIN: self.subject.plain(size)}
+            calls |= {_name(trial): self._call(trial, size) for trial in finalists}
+            race = Race(calls, keep=tuple(calls), clock=self.clock)
+            race.run(seconds=max(0.2, seconds / len(self.subject.sizes)), rounds=10, least=3)
+            self.plain_seconds[size] = race.median(PLAIN)
+            for trial in finalists:
+                trial.seconds[size] = race.median(_name(trial))
+
+    def predictor(self, trial: Trial) -> OptimizedPredictor:
+        """What the user would run."""
+        if id(trial) not in self._predictors:
+            self._predictors[id(trial)] = trial.predictor(self.subject, stable=self.stable)
+        return self._predictors[id(trial)]
+
+    def renew(self, trial: Trial) -> None:
+        """Its executions have changed: another predictor, timed from the next round on."""
+        self._predictors.pop(id(trial), None)
+
+    def _call(self, trial: Trial, size: int) -> Callable[[], object]:
+        batch = self._batches[size]
+        return lambda: self.predictor(trial).predict(batch)
+
+    def _weighted(self, call_at: Callable[[int], Callable[[], object]]) -> Callable[[], object]:
+        """One call that runs every size of the callers as often as makes them weigh alike for plain."""
+        calls = [(call_at(size), repeats) for size, repeats in self._repeats.items()]
+        if len(calls) == 1:
+            return calls[0][0]
+
+        def run() -> None:
+            for call, repeats in calls:
+                for _ in range(repeats):
+                    call()
+
+        return run
+
+
+def _name(trial: Trial) -> str:
+    return f"{trial.name} {id(trial)}"
