@@ -107,3 +107,37 @@ def test_the_sign_test_is_scipys(wins: int, losses: int) -> None:
     else:
         expected = stats.binomtest(wins, wins + losses, 0.5, alternative="greater").pvalue
         assert sign_test(wins, losses) == pytest.approx(expected, rel=1e-9)
+
+
+def test_who_enters_later_is_compared_over_the_rounds_that_both_ran() -> None:
+    clock = Clock(drift=1.0)
+    race = race_of(clock, keep=("plain",), plain=0.02, first=0.015)
+    race.run(seconds=0, least=3)
+    race.enter("second", clock.contestant("second", 0.01))
+    race.run(seconds=0, least=4)
+    assert sorted(race.times["plain"]) == list(range(7))
+    assert sorted(race.times["second"]) == [3, 4, 5, 6]
+    assert race.ratio("plain", "second") == pytest.approx(2.0, rel=0.01)
+    assert race.fastest() == "second"
+
+
+def test_a_contestant_that_enters_again_begins_anew() -> None:
+    clock = Clock()
+    race = race_of(clock, keep=("plain", "other"), plain=0.02, other=0.03)
+    race.run(seconds=0, least=3)
+    race.enter("other", clock.contestant("other", 0.01))
+    race.run(seconds=0, least=3)
+    assert race.ratio("plain", "other") == pytest.approx(2.0)
+
+
+def test_who_is_clearly_behind_in_every_round_leaves_after_three() -> None:
+    race = race_of(Clock(noise=0.05), keep=("plain",), plain=1.0, best=0.5, behind=0.7, near=0.52)
+    race.run(seconds=0, least=4)
+    assert race.left == {"behind": 3}
+
+
+def test_slow_calls_are_not_repeated_to_count_them() -> None:
+    clock = Clock()
+    race = race_of(clock, keep=("a", "b"), a=0.5, b=0.5)
+    race.run(seconds=0, least=2)
+    assert clock.calls.count("a") == 3  # a warm-up and two rounds

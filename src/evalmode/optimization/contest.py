@@ -55,6 +55,11 @@ class Contest:
         """What one sample costs plain, at the size where it costs least."""
         return min(seconds / size for size, seconds in self.plain_seconds.items())
 
+    @property
+    def plain_call_seconds(self) -> float:
+        """What plain takes in one round."""
+        return sum(self._repeats[size] * seconds for size, seconds in self.plain_seconds.items())
+
     def enter(self, trials: Iterable[Trial]) -> None:
         """More trials for the race; one that fails when it runs is out, and says why."""
         for trial in trials:

@@ -29,7 +29,7 @@ _JUDGING = 22  # runs of a sample that judging one candidate costs: answers in f
 _FOR_JUDGING = (0.15, 0.4)  # of the budget, at least and at most
 _FOR_THE_END = 0.1  # of the budget: the last race, memory
 _ROUNDS, _LAST_ROUNDS = 12, 40
-_FEWEST_ROUNDS = 3  # of each stage, whatever they cost
+_FEWEST_ROUNDS = 3  # of each stage, if there is time for them
 _DECISIVE = 8  # rounds in which the winner has to be timed: one lost round more, and a sign test still says it
 _WORTH_VARYING = 1.35
 _SAME_KERNELS = 1.3  # Inductor so far behind: AOTInductor, whose kernels it shares, is not built
@@ -85,7 +85,9 @@ class Search:
         candidates = self._candidates()
         self._stage([candidate for candidate in candidates if candidate.backend.name in QUICK])
         self._vary()
-        self._stage([candidate for candidate in candidates if candidate.backend.name not in QUICK])
+        for candidate in candidates:
+            if candidate.backend.name not in QUICK:
+                self._stage([candidate])
         self._vary()
         self._judge_down_the_list()
         self._finish()
@@ -136,8 +138,10 @@ class Search:
 
     def _race(self, newcomers: list[Trial]) -> None:
         if newcomers:
+            seconds = 0.3 * max(self.left - self._kept_free, 0.0)
+            affordable = int(seconds / ((1 + len(newcomers)) * self.contest.plain_call_seconds))
             self.contest.enter(newcomers)
-            self.contest.run(0.3 * (self.left - self._kept_free), rounds=_ROUNDS, least=_FEWEST_ROUNDS)
+            self.contest.run(seconds, rounds=_ROUNDS, least=min(max(1, affordable), _FEWEST_ROUNDS))
 
     def _vary(self) -> None:
         """Other micro-batches, threads and streams for the two back ends in front, in turns, the likeliest first."""
@@ -303,7 +307,7 @@ class Search:
         spare = self.left - self._kept_free
         if candidate.backend.name in QUICK and not candidate.varied:
             spare = self.left - self._kept_free / 2  # without these there is nothing to judge
-        if estimate > spare and self.trials:
+        if estimate + 2 * self.contest.plain_call_seconds > spare and self.trials:
             return f"not tried: its build takes about {estimate:.0f} s, {max(spare, 0):.0f} s were left"
         ranked = self._ranked()
         for trial in ranked if candidate.backend.name == "aot_inductor" else []:

@@ -1,0 +1,223 @@
+"""The search on a clock of its own: what is built, in which order, and that the budget is kept whatever things cost."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from evalmode.backends.backend import Backend, Chunk, Executor
+from evalmode.backends.configuration import Configuration
+from evalmode.backends.program import Program
+from evalmode.observe.fingerprint import fingerprint
+from evalmode.optimization.exporting import program_of
+from evalmode.optimization.judge import Judge, judge_of
+from evalmode.optimization.search import Search, SearchSettings
+from evalmode.optimization.subject import Subject
+from evalmode.optimization.tolerance import Tolerance
+from evalmode.optimization.trial import FAILED, REJECTED, UNTESTED, VERIFIED
+
+
+@dataclass
+class Clock:
+    """Seconds that pass only where the test says so; `built` is what was built, `said` when each stage began."""
+
+    now: float = 0.0
+    built: list[str] = field(default_factory=list)
+    said: dict[str, float] = field(default_factory=dict)
+
+    def say(self, stage: str, done: int, total: int | None) -> None:
+        self.said.setdefault(stage.partition(" (")[0], self.now)
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Costly(nn.Module):
+    """A network that takes `clock` a second for each sample, while it is timed."""
+
+    def __init__(self, clock: Clock | None = None, seconds: float = 0.0) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.layer = nn.Linear(6, 3)
+        self.clock, self.seconds = clock, seconds
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.clock is not None and not torch.compiler.is_exporting():
+            self.clock.now += self.seconds * len(x)
+        return torch.tanh(self.layer(x))
+
+    def __deepcopy__(self, memo: dict[int, object]) -> Costly:
+        return Costly(self.clock, self.seconds)
+
+
+class Timed(Executor):
+    """Answers right, or by `wrong` too much, and takes its time."""
+
+    def __init__(self, program: Program, configuration: Configuration, clock: Clock, seconds: float, wrong: float):
+        self.configuration = configuration
+        self.layer = program.module
+        self.clock, self.seconds, self.wrong = clock, seconds, wrong
+
+    def run(self, chunks: Sequence[Chunk]) -> list[Chunk]:
+        streams = max(1, min(self.configuration.streams, len(chunks)))
+        before = self.clock.now
+        with torch.no_grad():
+            found = [tuple(output + self.wrong for output in self.layer(*chunk)) for chunk in chunks]
+        self.clock.now = before + self.seconds * self.configuration.batch * len(chunks) / streams
+        return found
+
+
+def back_end(name: str, clock: Clock, seconds: float, *, build: float = 0.0, wrong: float = 0.0) -> Backend:
+    def make(program: Program, configuration: Configuration) -> Executor:
+        clock.built.append(f"{name} {configuration.streams}x{configuration.batch}")
+        clock.now += build
+        return Timed(program, configuration, clock, seconds, wrong)
+
+    return Backend(
+        name=name,
+        missing=lambda: None,
+        version=lambda: "1",
+        precisions=lambda device: ("fp32",),
+        build=make,
+        needs_export=False,
+        streams=name == "openvino",
+    )
+
+
+def search_of(
+    clock: Clock, *backends: Backend, plain: float = 0.001, budget: float = 60.0, judging: float = 0.0, batch: int = 8
+) -> Search:
+    model = Costly(clock, plain).eval()
+    exported = program_of(model, torch.randn(batch, 6))
+    subject = Subject(exported, (batch,), fingerprint(model))
+
+    def judge_within(seconds: float) -> Judge:
+        clock.now += judging
+        return judge_of(subject, Tolerance.of("fp32"))
+
+    clock.now = 0.0
+    settings = SearchSettings(
+        backends=backends, precisions=("fp32",), threads=2, device="cpu", stable=True, budget=budget, memory=None
+    )
+    search = Search(subject, settings, judge_within, clock.say, clock=clock)
+    search.run()
+    return search
+
+
+def outcomes(search: Search) -> dict[str, str]:
+    return {trial.name: trial.outcome for trial in search.trials}
+
+
+def test_the_fastest_that_holds_wins_and_variations_of_it_are_tried() -> None:
+    clock = Clock()
+    search = search_of(clock, back_end("openvino", clock, 0.0005), back_end("onnxruntime", clock, 0.0009))
+    assert clock.built[0] == "openvino 1x8"
+    assert clock.built[1] == "onnxruntime 1x8"
+    assert "openvino 2x4" in clock.built  # half the time by two streams
+    assert search.chosen is not None
+    assert search.chosen.name == "openvino fp32 2x4"
+    assert search.chosen.outcome == VERIFIED
+    assert search.chosen.speedup == pytest.approx(4.0, rel=0.05)
+
+
+def test_a_back_end_out_of_the_front_is_not_varied() -> None:
+    clock = Clock()
+    search_of(clock, back_end("openvino", clock, 0.0004), back_end("onnxruntime", clock, 0.0009))
+    assert [name for name in clock.built if name.startswith("onnxruntime")] == ["onnxruntime 1x8"]
+
+
+def test_two_leaders_are_varied_in_turns() -> None:
+    clock = Clock()
+    search_of(clock, back_end("openvino", clock, 0.0005), back_end("onnxruntime", clock, 0.00052))
+    varied = [name.split()[0] for name in clock.built[2:6]]
+    assert varied == ["openvino", "onnxruntime", "openvino", "onnxruntime"]
+
+
+def test_what_gives_other_answers_never_wins_however_fast() -> None:
+    clock = Clock()
+    wrong, right = back_end("openvino", clock, 0.0001, wrong=1e-3), back_end("onnxruntime", clock, 0.0005)
+    search = search_of(clock, wrong, right)
+    assert search.chosen is not None
+    assert search.chosen.candidate.backend.name == "onnxruntime"
+    assert outcomes(search)["openvino fp32 2x4"] == REJECTED
+
+
+def test_plain_stays_where_nothing_is_surely_faster() -> None:
+    clock = Clock()
+    search = search_of(clock, back_end("openvino", clock, 0.0021), back_end("onnxruntime", clock, 0.0011))
+    assert search.chosen is None
+
+
+def test_a_compiler_waits_for_the_quick_ones_and_needs_time_that_is_not_kept_for_judging() -> None:
+    clock = Clock()
+    backends = [back_end(name, clock, 0.0008, build=6.5) for name in ("inductor", "openvino")]
+    search = search_of(clock, *backends, budget=30.0)
+    assert clock.built[0] == "openvino 1x8"
+    assert outcomes(search)["inductor fp32"] == UNTESTED
+    (inductor,) = (trial for trial in search.trials if trial.name == "inductor fp32")
+    assert inductor.reason.startswith("not tried: its build takes about ")
+
+
+def test_aot_inductor_is_not_built_where_inductor_is_far_behind() -> None:
+    clock = Clock()
+    backends = [
+        back_end("openvino", clock, 0.0003),
+        back_end("inductor", clock, 0.0008),
+        back_end("aot_inductor", clock, 0.0008),
+    ]
+    search = search_of(clock, *backends)
+    assert "inductor 1x8" in clock.built
+    assert not any(name.startswith("aot_inductor") for name in clock.built)
+    (trial,) = (trial for trial in search.trials if trial.name == "aot_inductor fp32")
+    assert "whose kernels it shares" in trial.reason
+
+
+def test_a_back_end_that_cannot_be_built_is_listed_once_with_its_reason() -> None:
+    clock = Clock()
+
+    def refuse(program: Program, configuration: Configuration) -> Executor:
+        raise RuntimeError("no such operator")
+
+    broken = Backend(
+        name="onnxruntime",
+        missing=lambda: None,
+        version=lambda: "1",
+        precisions=lambda device: ("fp32",),
+        build=refuse,
+        needs_export=False,
+    )
+    search = search_of(clock, broken, back_end("openvino", clock, 0.0005))
+    assert [(trial.outcome, trial.reason) for trial in search.trials if trial.candidate.backend is broken] == [
+        (FAILED, "RuntimeError: no such operator")
+    ]
+    assert search.chosen is not None
+
+
+@pytest.mark.parametrize("plain", [0.0001, 0.01, 0.1, 0.4])
+@pytest.mark.parametrize("budget", [20.0, 60.0])
+def test_the_budget_is_kept_whatever_a_sample_costs(plain: float, budget: float) -> None:
+    clock = Clock()
+    backends = [
+        back_end("openvino", clock, 0.6 * plain, build=2.0),
+        back_end("onnxruntime", clock, 0.7 * plain, build=3.0),
+        back_end("inductor", clock, 0.9 * plain, build=6.0),
+    ]
+    search = search_of(clock, *backends, plain=plain, budget=budget, judging=0.1 * budget)
+    # until the first is judged: a part is left for that, but for a last call of each of those in the race
+    assert clock.said["answers in fp64"] <= 0.8 * budget + 3 * 8 * plain
+    assert clock.said["last race"] - clock.said["answers in fp64"] < 0.1 * budget + 64 * 40 * plain
+    assert {trial.candidate.backend.name for trial in search.trials} == {"openvino", "onnxruntime", "inductor"}
+    assert all(trial.outcome for trial in search.trials)
+
+
+def test_judging_is_prepared_once_and_only_for_what_is_in_front() -> None:
+    clock = Clock()
+    search = search_of(clock, back_end("openvino", clock, 0.002))
+    assert search._judge is not None
+    quiet = search_of(clock)
+    assert quiet._judge is None
+    assert quiet.trials == []
