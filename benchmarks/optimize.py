@@ -4,7 +4,7 @@ Each row is a model at a batch size. All contestants of a row are timed in turn,
 noisy machine cancels; figures are ratios within a round. Rows are kept as they finish, and a run that was stopped goes
 on where it was.
 
-    python benchmarks/optimize.py                     # every row; about ten minutes each with all peers
+    python benchmarks/optimize.py                     # every row; about three minutes each with all peers
     python benchmarks/optimize.py --models mlp --batch 8 --seconds 20
     python benchmarks/optimize.py --table             # print and keep the table of the rows that there are
 """
@@ -27,16 +27,18 @@ from typing import Any, Literal
 
 import peers
 import torch
+import vl_convert
 from eleven_models import CASES, Case, built
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import evalmode
+from evalmode.certificate import OptimizationRecord
 from evalmode.optimization.race import Race
 
 FOLDER = Path(__file__).parent / "results"
-ROWS, TABLE = FOLDER / "optimize.json", FOLDER / "optimize.md"
-OURS, UNSTABLE, PLAIN = "evalmode", "evalmode stable=False", "plain eval()"
+ROWS, TABLE, PLOT = FOLDER / "optimize.json", FOLDER / "optimize.md", FOLDER / "optimize.svg"
+OURS, PLAIN = "evalmode", "plain eval()"
 FP32_ERROR = 1e-3  # a peer that is further off does not give the model's answers, and is no peer
 
 
@@ -59,18 +61,16 @@ def entries(case: Case, batch: int, precision: str, seconds: float, budget: floa
     expected = plain()
     calls: dict[str, Callable[[], object]] = {PLAIN: plain}
     found: dict[str, Entry] = {}
-    plans: dict[str, Any] = {}
-    for name, stable in ((OURS, True), (UNSTABLE, False)):
-        begin = time.perf_counter()
-        fast = evalmode.optimize(model, inputs, objective=hint, batch_sizes=[batch], budget_s=budget, stable=stable)
-        plans[name] = fast
-        calls[name] = functools.partial(fast, inputs)
-        record = fast.certificate.optimization if fast.certificate is not None else None
-        if record is None:
-            raise RuntimeError("a predictor of optimize carries its record")
-        used, plain_peak = record.chosen.peak_bytes, record.plans[0].peak_bytes
-        peak = used / plain_peak if used and plain_peak else None
-        found[name] = Entry(None, _error(fast(inputs), expected), time.perf_counter() - begin, peak, str(fast.plan))
+    begin = time.perf_counter()
+    fast = evalmode.optimize(model, inputs, objective=hint, batch_sizes=[batch], budget_s=budget)
+    searched = time.perf_counter() - begin
+    record = fast.certificate.optimization if fast.certificate is not None else None
+    if record is None:
+        raise RuntimeError("a predictor of optimize carries its record")
+    calls[OURS] = functools.partial(fast, inputs)
+    used, plain_peak = record.chosen.peak_bytes, record.plans[0].peak_bytes
+    peak = used / plain_peak if used and plain_peak else None
+    found[OURS] = Entry(None, _error(fast(inputs), expected), searched, peak, str(fast.plan))
     for name in wanted:
         begin = time.perf_counter()
         try:
@@ -94,12 +94,25 @@ def entries(case: Case, batch: int, precision: str, seconds: float, budget: floa
         "precision": precision,
         "plain_ms": speeds[PLAIN],
         "limit": _share_of_limit(model, inputs, speeds, speeds[PLAIN]),
-        "overhead_us": _overhead(plans[OURS], inputs) if batch == 1 else None,
+        "overhead_us": _overhead(fast, inputs) if batch == 1 else None,
+        "price": _price(record),
         "entries": {name: dataclasses.asdict(entry) for name, entry in found.items()},
+        "plans": [
+            {"name": plan.name, "speedup": plan.speedup, "outcome": plan.outcome, "reason": plan.reason}
+            for plan in record.plans
+        ],
     }
-    for fast in plans.values():
-        fast.close()
+    fast.close()
     return row
+
+
+def _price(record: OptimizationRecord) -> float:
+    """What stability costs: by how much the fastest plan that passes the gate, stable or not, beats the chosen one.
+
+    The search judges from the fastest down, the gate before stability: without `stable` it would have chosen that plan.
+    """
+    faithful = [plan.speedup or 0.0 for plan in record.plans if plan.outcome in {"unstable", "verified", "chosen"}]
+    return max([*faithful, 1.0]) / (record.chosen.speedup or 1.0) - 1
 
 
 def _speeds(calls: dict[str, Callable[[], object]], seconds: float, hint: str) -> dict[str, Any]:
@@ -169,7 +182,7 @@ def table(rows: list[dict[str, Any]]) -> list[str]:
             f"- batch {batch}: {math.exp(statistics.fmean(map(math.log, values))):.2f} times the best peer of the row "
             f"(geometric mean of {len(values)}), the least {min(values):.2f}"
         )
-    prices = [row["entries"][UNSTABLE]["speedup"] / row["entries"][OURS]["speedup"] - 1 for row in rows]
+    prices = [row["price"] for row in rows]
     peaks = [row["entries"][OURS]["peak"] for row in rows if row["entries"][OURS]["peak"]]
     overheads = [row["overhead_us"] for row in rows if row["overhead_us"] and not math.isnan(row["overhead_us"])]
     if prices:
@@ -184,6 +197,14 @@ def table(rows: list[dict[str, Any]]) -> list[str]:
         )
     if overheads:
         lines.append(f"- a call beyond the bare back end, batch 1: {statistics.median(overheads):.0f} us at the median")
+    if rows:
+        gains = [max(row["entries"][OURS]["speedup"], 1e-9) for row in rows]
+        lines.append(f"- over plain eval(): {math.exp(statistics.fmean(map(math.log, gains))):.2f} (geometric mean)")
+        longest = max(rows, key=lambda row: row["entries"][OURS]["build"])
+        lines.append(
+            f"- the search: {statistics.median(row['entries'][OURS]['build'] for row in rows):.0f} s at the median, "
+            f"{longest['entries'][OURS]['build']:.0f} s at most ({longest['model']}, batch {longest['batch']})"
+        )
     lines += ["", "The plans:", ""]
     lines += [f"- {row['model']}, batch {row['batch']}: {row['entries'][OURS]['note']}" for row in rows]
     return lines
@@ -208,7 +229,52 @@ def keep(rows: list[dict[str, Any]], text: list[str]) -> None:
         f"{platform.machine()}, {torch.backends.cpu.get_cpu_capability()}, {len(os.sched_getaffinity(0))} cores, "
         f"{torch.get_num_threads()} threads. Speed over plain `eval()` under inference mode, one interleaved run a row."
     )
-    TABLE.write_text("\n".join(["# benchmarks/optimize.py", "", where, "", *text]) + "\n", encoding="utf-8")
+    picture = "![error against time](optimize.svg)"
+    TABLE.write_text(
+        "\n".join(["# benchmarks/optimize.py", "", where, "", picture, "", *text]) + "\n", encoding="utf-8"
+    )
+    PLOT.write_text(pareto(rows), encoding="utf-8")
+
+
+def pareto(rows: list[dict[str, Any]]) -> str:
+    """Error against time, every contestant of every row, as SVG: towards the lower left is better."""
+    points = [
+        {
+            "contestant": name,
+            "time": 1 / entry["speedup"],
+            "error": max(entry["error"], 1e-8),
+            "row": f"{row['model']}, batch {row['batch']}",
+        }
+        for row in rows
+        for name, entry in row["entries"].items()
+        if entry.get("speedup") and entry.get("error") is not None
+    ]
+    axis = {"grid": True, "gridOpacity": 0.4}
+    drawing = {
+        "data": {"values": points},
+        "width": 520,
+        "height": 340,
+        "mark": {"type": "point", "filled": True, "opacity": 0.75},
+        "encoding": {
+            "x": {
+                "field": "time",
+                "type": "quantitative",
+                "scale": {"type": "log"},
+                "axis": {**axis, "title": "time of a call, as a share of plain eval()'s"},
+            },
+            "y": {
+                "field": "error",
+                "type": "quantitative",
+                "scale": {"type": "log"},
+                "axis": {**axis, "title": "largest difference from plain, of its largest value", "format": ".0e"},
+            },
+            "color": {"field": "contestant", "type": "nominal", "title": None},
+            "shape": {"field": "contestant", "type": "nominal", "title": None},
+            "size": {"condition": {"test": f"datum.contestant == '{OURS}'", "value": 110}, "value": 45},
+        },
+    }
+    svg: str = vl_convert.vegalite_to_svg(drawing)
+    return svg
 
 
 def main() -> int:
@@ -217,7 +283,7 @@ def main() -> int:
     parser.add_argument("--batch", default="8,1", help="batch sizes, by comma")
     parser.add_argument("--precision", default="fp32", choices=["fp32", "bf16"])
     parser.add_argument("--peers", default=",".join(peers.PEERS), help="peers, by comma")
-    parser.add_argument("--seconds", type=float, default=30, help="for the race of a row")
+    parser.add_argument("--seconds", type=float, default=15, help="for the race of a row")
     parser.add_argument("--budget", type=float, default=60, help="for each search")
     parser.add_argument("--again", action="store_true", help="run rows anew that are kept already")
     parser.add_argument("--table", action="store_true", help="only print and keep the table")

@@ -270,8 +270,8 @@ class Search:
             self._say("last race", 0, None)
             self.contest.only(finalists)
             each = self.contest.round_seconds(finalists)
-            affordable = int(max(self.left, 0.0) / max(each, 1e-9))
-            least = _DECISIVE if affordable >= _DECISIVE else max(_FEWEST_ROUNDS, affordable)
+            affordable = int(max(self.left, _FOR_THE_END * self.settings.budget) / max(each, 1e-9))
+            least = min(max(_FEWEST_ROUNDS, affordable), _DECISIVE)
             self.contest.run(self.left, rounds=_LAST_ROUNDS, least=least)
             for trial in self.contest.ranked(finalists):
                 if self.contest.surely_faster(trial, len(finalists)):
