@@ -216,8 +216,9 @@ def test_the_budget_is_kept_whatever_a_sample_costs(plain: float, budget: float)
 
 def test_judging_is_prepared_once_and_only_for_what_is_in_front() -> None:
     clock = Clock()
-    search = search_of(clock, back_end("openvino", clock, 0.002))
+    search = search_of(clock, back_end("openvino", clock, 0.0005))
     assert search._judge is not None
-    quiet = search_of(clock)
-    assert quiet._judge is None
-    assert quiet.trials == []
+    slower = search_of(clock, back_end("openvino", clock, 0.002))
+    assert slower._judge is None
+    assert outcomes(slower)["openvino fp32"] == UNTESTED
+    assert search_of(clock).trials == []

@@ -31,6 +31,7 @@ _FOR_THE_END = 0.1  # of the budget: the last race, memory
 _ROUNDS, _LAST_ROUNDS = 12, 40
 _FEWEST_ROUNDS = 3  # of each stage, if there is time for them
 _DECISIVE = 8  # rounds in which the winner has to be timed: one lost round more, and a sign test still says it
+_NO_GAIN = 0.99  # of plain's time
 _WORTH_VARYING = 1.35
 _SAME_KERNELS = 1.3  # Inductor so far behind: AOTInductor, whose kernels it shares, is not built
 _VARIATIONS = 5
@@ -163,12 +164,14 @@ class Search:
             self._stage(wanted[start : start + 4])
 
     def _judge_down_the_list(self) -> None:
-        """From the fastest on, until one is accepted and two more are known to be, or time is short."""
+        """From the fastest on, until one is accepted and two more are known to be, or time is short, or plain is next."""
         accepted = 0
         ending = _FOR_THE_END * self.settings.budget
         last = 0.0
         for trial in self._ranked():
             if accepted and (accepted >= 3 or self.left < ending + last):
+                break
+            if self.contest.behind(trial) > _NO_GAIN:  # it cannot win, and plain needs no search
                 break
             self._say(f"verifying {trial.name}", accepted, None)
             begin = self.clock()
