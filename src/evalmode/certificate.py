@@ -1,16 +1,22 @@
 """The record of what was tested on a model: plain data, written as JSON.
 
 A certificate is evidence on the inputs and the machine that it names, never a proof.
+
+JSON has no NaN and no Inf: they are written as null. Read back, null is NaN where only a number can stand (a metric's
+value, seconds), and None where the record allows it (an interval's bounds, what was measured).
 """
 
 from __future__ import annotations
 
+import functools
+import math
 import os
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
+from msgspec import inspect
 
 from evalmode.clause import Verdict
 from evalmode.errors import CertificateError
@@ -30,10 +36,13 @@ __all__ = [
     "PlanRecord",
     "SampleRecord",
     "SliceRecord",
+    "decoded",
     "through_text",
 ]
 
 FORMAT_VERSION = 1
+
+_Record = TypeVar("_Record")
 
 
 class ClauseResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -247,7 +256,7 @@ class Certificate(msgspec.Struct, frozen=True, kw_only=True):
         return {verdict: sum(result.verdict is verdict for result in self.clauses) for verdict in Verdict}
 
     def to_json(self) -> bytes:
-        """The certificate as indented JSON; NaN and Inf, which JSON lacks, become null."""
+        """The certificate as indented JSON; NaN and Inf, which JSON lacks, become null. `load` gives the same JSON."""
         return msgspec.json.format(msgspec.json.encode(self, order="deterministic"), indent=2) + b"\n"
 
     def save(self, path: str | os.PathLike[str]) -> Path:
@@ -281,9 +290,49 @@ class Certificate(msgspec.Struct, frozen=True, kw_only=True):
                     expected=f"at most {FORMAT_VERSION}",
                     fix="pip install --upgrade evalmode",
                 )
-            return msgspec.json.decode(data, type=cls)
-        except msgspec.MsgspecError as error:
+            return decoded(data, cls)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             raise CertificateError(f"{os.fspath(path)!r} is no certificate: {error}") from error
+
+
+def decoded(data: bytes, kind: type[_Record]) -> _Record:
+    """JSON as a record of `kind`: null is NaN where only a number can stand, and None where that is allowed.
+
+    Raises:
+        msgspec.MsgspecError: it is no JSON, or no such record.
+
+    Example:
+        >>> decoded(b'{"name": "loss", "value": null, "low": null}', MetricRecord)
+        MetricRecord(name='loss', value=nan, low=None, high=None, confidence=0.95, method='', count=None, total=0)
+    """
+    wanted: Any = kind
+    return msgspec.convert(_with_nan(msgspec.json.decode(data), _form(wanted)), kind)
+
+
+@functools.cache
+def _form(kind: Any) -> inspect.Type:
+    return inspect.type_info(kind)
+
+
+def _with_nan(value: Any, form: inspect.Type) -> Any:
+    """`value`, as JSON gives it, with NaN for null where `form` has a number and no None."""
+    kinds = form.types if isinstance(form, inspect.UnionType) else (form,)
+    if value is None:
+        number = any(isinstance(kind, inspect.FloatType) for kind in kinds)
+        return math.nan if number and not any(isinstance(kind, inspect.NoneType) for kind in kinds) else None
+    for kind in kinds:
+        if isinstance(value, list) and isinstance(kind, inspect.VarTupleType | inspect.ListType):
+            return [_with_nan(item, kind.item_type) for item in value]
+        if isinstance(value, list) and isinstance(kind, inspect.TupleType) and len(value) == len(kind.item_types):
+            return [_with_nan(item, each) for item, each in zip(value, kind.item_types, strict=True)]
+        if isinstance(value, dict) and isinstance(kind, inspect.DictType):
+            return {key: _with_nan(item, kind.value_type) for key, item in value.items()}
+        if isinstance(value, dict) and isinstance(kind, inspect.StructType | inspect.DataclassType):
+            if isinstance(kind, inspect.StructType) and kind.tag is not None and value.get(kind.tag_field) != kind.tag:
+                continue
+            fields = {field.encode_name: field.type for field in kind.fields}
+            return {key: _with_nan(item, fields[key]) if key in fields else item for key, item in value.items()}
+    return value
 
 
 class _Header(msgspec.Struct):

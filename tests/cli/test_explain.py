@@ -1,8 +1,14 @@
+import subprocess
+import sys
+
 import pytest
 
+from evalmode.backends.catalog import BACKEND_NAMES
 from evalmode.checking.catalog import pages
 from evalmode.clause import CLAUSES
 from evalmode.cli.main import main
+from evalmode.optimization.catalog import PASS_FILES
+from evalmode.page import HEADINGS
 
 CODES = [(code, summary) for page in pages().values() for code, summary in page.codes.items()]
 
@@ -39,8 +45,54 @@ def test_the_page_of_a_code_says_first_what_the_code_is(code, summary, width, ca
         ("E171", "did you mean `EM171`?"),
         ("EM999", "did you mean `EM"),
         ("nonsense", "EM101"),
+        ("openvno", "did you mean `openvino`?"),
+        ("fold_batchnorm", "did you mean `fold-batch-norm`?"),
+        ("xyzzy", "evalmode explain   # lists them all"),
     ],
 )
 def test_unknown_topics_end_with_2(topic, hint, capsys):
     assert main(["explain", topic]) == 2
     assert hint in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("width", ["40", "80"])
+@pytest.mark.parametrize("topic", [*BACKEND_NAMES, *PASS_FILES, *CLAUSES])
+def test_every_entry_of_every_catalog_is_explained_by_its_own_page(topic, width, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", width)
+    assert main(["explain", topic]) == 0
+    shown = capsys.readouterr()
+    assert shown.err == ""
+    lines = shown.out.splitlines()
+    assert max(map(len, lines)) <= int(width)
+    assert [line for line in lines if line in HEADINGS] == list(HEADINGS)
+    assert lines[0].startswith(f"{topic}: ")
+
+
+@pytest.mark.parametrize("topic", ["aot-inductor", "AOT_Inductor", " fold_batch_norm", "Fold-Batch-Norm"])
+def test_a_hyphen_an_underscore_and_capitals_are_the_same(topic, capsys):
+    assert main(["explain", topic]) == 0
+    assert capsys.readouterr().out.splitlines()[0].startswith(topic.strip().lower()[:3])
+
+
+@pytest.mark.parametrize("width", ["40", "80"])
+def test_without_a_topic_all_are_listed(width, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", width)
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert main(["explain"]) == 0
+    shown = capsys.readouterr().out
+    assert max(map(len, shown.splitlines())) <= int(width)
+    listed = [line.split()[0] for line in shown.splitlines() if line.startswith("  ") and line[2] != " "]
+    assert [name for name in listed if name in {*CLAUSES, *BACKEND_NAMES, *PASS_FILES}] == [
+        *(name for name in CLAUSES if name in pages()),
+        *BACKEND_NAMES,
+        *PASS_FILES,
+    ]
+    assert "\x1b" not in shown
+
+
+def test_explaining_imports_neither_torch_nor_a_back_end():
+    code = (
+        "import sys; from evalmode.cli.main import main; main(['explain', 'openvino']); main(['explain']); "
+        "sys.exit(bool({'torch', 'openvino', 'onnx', 'onnxruntime'} & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False, capture_output=True).returncode == 0

@@ -1,14 +1,18 @@
 from __future__ import annotations
 
+import importlib
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+import evalmode
 from evalmode.checking.catalog import CLAUSE_FILES, page_for, pages
 from evalmode.checking.runner import check
 from evalmode.clause import CLAUSES
+from evalmode.cli.main import main
 from evalmode.errors import UsageError
 from evalmode.page import HEADINGS, parse_page
 
@@ -53,3 +57,18 @@ def test_a_text_that_is_no_page_is_refused() -> None:
     empty = "Title.\n\n" + "\n\n".join(f"{heading}\n---\n" for heading in HEADINGS)
     with pytest.raises(UsageError, match="says nothing under What it does"):
         parse_page(empty)
+
+
+def catalogs_with_pages() -> list[Any]:
+    rooms = sorted(path.parent.name for path in Path(evalmode.__file__).parent.glob("*/catalog.py"))
+    catalogs = [importlib.import_module(f"evalmode.{room}.catalog") for room in rooms]
+    return [catalog for catalog in catalogs if hasattr(catalog, "pages")]
+
+
+def test_a_page_in_any_catalog_is_explained_on_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
+    entries = [entry for catalog in catalogs_with_pages() for entry in catalog.pages().items()]
+    assert len(entries) >= 20
+    for name, page in entries:
+        assert main(["explain", name]) == 0
+        opening = " ".join(capsys.readouterr().out.split("\n\n")[0].split())
+        assert opening == page.title

@@ -19,11 +19,13 @@ from evalmode.observe.batching import BatchAxis, difference, find_batch_axis
 from evalmode.observe.state import read_state
 from evalmode.observe.tree import tensor_leaves
 from evalmode.optimization.agreement import redrawn, same_results
+from evalmode.optimization.encoder_padding import each_sample_alone, write_padding_out
 from evalmode.optimization.flat import Copied, FlatModule, copied_for_evaluation, sibling
 from evalmode.optimization.functional import functional_module
 from evalmode.optimization.graph import drawing_nodes, place_in_code, where
 from evalmode.optimization.sample_axes import input_axes, of_the_whole_batch, output_axes, outputs_by_size
 from evalmode.optimization.tracing import exported_graph
+from evalmode.predictor.arguments import call_kind, parameters_of
 from evalmode.predictor.calling import call, require_batch
 from evalmode.predictor.structure import Structure, input_structure, output_structure
 
@@ -97,12 +99,14 @@ def program_of(
         raise BatchError("the batch holds no tensor", expected="at least one tensor")
     found = find_batch_axis(batch, batch_axis)
     copied = copied_for_evaluation(model)
+    if not copied.problem:
+        write_padding_out(copied.model)
     with evaluating(copied.model):  # what the model draws must not come out of the caller's random streams
         example = call(copied.model, inputs.rebuild(_cloned(tensors)), forward)
         notes = [f"runs the model itself: {copied.problem}"] if copied.problem else []
         if not copied.problem and not _agrees_with_original(model, inputs.rebuild(_cloned(tensors)), forward, example):
             notes.append("a copy of the model gives other results: it draws random numbers or keeps state elsewhere")
-        names = tuple(_name(path, position) for position, path in enumerate(inputs.paths))
+        names = _names(inputs.paths, parameters_of(copied.model) if call_kind(batch, forward) == "tuple" else ())
         bare = FlatModule(copied.model, inputs, output_structure(example), forward)
         program = Program(bare, tensors, names, input_axes(inputs, tensors, found), ())
         return _exported(program, bare, found, example, copied, notes)
@@ -176,10 +180,12 @@ def _checked_graph(
     checked = 0
     with torch.no_grad():
         for batch in [*batches, redrawn(batches[-1])]:
+            given = checked < len(batches)
             try:
-                expected = flat(*batch)
+                with contextlib.nullcontext() if given else each_sample_alone():
+                    expected = flat(*batch)
             except Exception as error:  # noqa: BLE001 - redrawn values may be no input of the model
-                if checked < len(batches):
+                if given:
                     return f"the model fails on a repeated batch: {type(error).__name__}"
                 continue
             checked += 1
@@ -227,8 +233,21 @@ def _cloned(tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
     return tuple(tensor.clone() for tensor in tensors)
 
 
-def _name(path: str, position: int) -> str:
-    """A name for an input: the key or attribute that it has in the batch."""
+def _names(paths: Sequence[str], parameters: Sequence[str]) -> tuple[str, ...]:
+    """A name for each input: its key or attribute in the batch; in a tuple, the parameter of `forward` that it is for.
+
+    A mask is told from other inputs by its name.
+    """
+    named = []
+    for path in paths:
+        place, _, rest = path.partition("]")
+        number = place.removeprefix("[")
+        known = bool(parameters) and number.isdigit() and int(number) < len(parameters)
+        named.append(_name(f"{parameters[int(number)]}{rest}" if known else path))
+    return tuple(named) if len(set(named)) == len(named) else tuple(map(_name, paths))
+
+
+def _name(path: str) -> str:
     name = "".join(character if character.isalnum() else "_" for character in path).strip("_")
     if not name:
         return "input"

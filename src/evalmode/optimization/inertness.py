@@ -81,7 +81,7 @@ def padding_is_inert(
         tensor if samples is None else tensor.narrow(samples, 0, min(MOST_SAMPLES, tensor.shape[samples]))
         for tensor, samples in zip(inputs, axes, strict=True)
     )
-    real, before = _pattern(inputs[place], axis)
+    real, before = _pattern(inputs[place], axis, names[place].lower())
     padded = _padded_inputs(inputs, names, place, axis, real)
     total = inputs[place].shape[axis]
     lengths = tuple(sorted({length for length in (1, total // 2, total - 1) if 1 <= length < total}))
@@ -117,10 +117,19 @@ def _mask_place(inputs: Chunk, names: Sequence[str], mask: str, axis: int) -> in
     return place
 
 
-def _pattern(mask: Tensor, axis: int) -> tuple[int, bool]:
-    """The mask's value for what is real, and whether padding comes before it."""
-    real = int((mask != 0).sum() * 2 >= mask.numel())
-    rows = mask.movedim(axis, 1)
+def _pattern(mask: Tensor, axis: int, name: str) -> tuple[int, bool]:
+    """The mask's value for what is real, and whether padding comes before it.
+
+    Every sample begins with what is real, or ends with it. Where that does not tell, an attention mask says 1 for what
+    is real, a padding mask 0, and of any other the more common value is real.
+    """
+    rows = mask.movedim(axis, 1) != 0
+    first, last = (bool((column == column[0]).all()) for column in (rows[:, 0], rows[:, -1]))
+    if first != last:
+        return int(rows[0, 0] if first else rows[0, -1]), last
+    real = int(rows.sum() * 2 >= rows.numel())
+    if rows.any() and not rows.all():
+        real = 1 if "attention" in name else 0 if "padding" in name else real
     return real, bool(((rows[:, 0] != real) & (rows[:, -1] == real)).any())
 
 
@@ -145,12 +154,17 @@ def _pads_with(tensor: Tensor, padding: Tensor) -> float:
 
 
 def _cut(inputs: Chunk, padded: Sequence[PaddedInput], place: int, length: int, real: int, before: bool) -> Chunk:
-    """The inputs of so many positions, all of them real."""
+    """The inputs of so many positions: all of them real in the first sample, one less in each that follows."""
     found = list(inputs)
     for item in padded:
         tensor = inputs[item.place]
         if item.place == place:
-            found[item.place] = torch.full_like(tensor.narrow(item.axis, 0, length), real)
+            mask = torch.full_like(tensor[:, :length], real)
+            for sample in range(len(mask)):
+                kept = max(1, length - sample)
+                mask[sample, : length - kept] = 1 - real if before else real
+                mask[sample, kept:] = real if before else 1 - real
+            found[item.place] = mask
         else:
             start = tensor.shape[item.axis] - length if before else 0
             found[item.place] = tensor.narrow(item.axis, start, length).contiguous()

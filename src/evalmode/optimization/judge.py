@@ -8,11 +8,10 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import torch
-
-from evalmode.observe.wide import WideUnsupportedError, wide
+from evalmode.observe.wide import WideUnsupportedError
+from evalmode.optimization.companions import require_own_answers
 from evalmode.optimization.probes import LEAST, probe_samples
-from evalmode.optimization.reference import Reference, accepted_samples, reference_of
+from evalmode.optimization.reference import Reference, accepted_samples, evaluate_wide, reference_of
 from evalmode.optimization.samples import Run, Samples
 from evalmode.optimization.stability import Stability
 from evalmode.optimization.subject import Subject
@@ -81,6 +80,7 @@ def judge_of(
 
     Raises:
         ModelRunError: the model fails on its own samples.
+        OptimizationError: a sample's answer depends on its companions.
     """
     program = subject.program
     size = min(max(subject.sizes), 8)
@@ -98,6 +98,7 @@ def judge_of(
         seconds=seconds,
         model=subject.flat,
     )
+    require_own_answers(subject.plain_flat, reference, subject.flat)
     affordable = int(seconds / max(each, 1e-9) / _STABILITY_RUNS)
     wanted = max(min(affordable, max(len(kept[0]), LEAST)), min(len(kept[0]), 2 * max(subject.sizes), 16))
     samples = kept[0] if wanted >= len(kept[0]) else kept[0].chosen(range(wanted))
@@ -109,15 +110,23 @@ def _affordable(subject: Subject, parts: tuple[Samples, ...], size: int, seconds
 
     Each is answered once in fp64 and several times in fp32; fp64 convolutions may be many times slower than fp32 ones.
     """
-    chunk = parts[0].at([0])
-    begin = time.perf_counter()
-    with contextlib.suppress(WideUnsupportedError), torch.no_grad(), wide():
-        subject.flat(*chunk)
-    between = time.perf_counter()
-    subject.plain_flat(*chunk)
-    each = (between - begin) * _WIDE + (time.perf_counter() - between) * _PLAIN
+    each = _answer_seconds(subject, parts[0], size)
     count = max(FEWEST, int(seconds / max(each, 1e-9)))
     if count >= sum(map(len, parts)):
         return parts
     kept = parts[0].chosen(range(min(count, len(parts[0]))))
     return (kept, *(part for part in parts[1:] if len(part) <= count - len(kept)))
+
+
+def _answer_seconds(subject: Subject, part: Samples, size: int) -> float:
+    """What the answers of one sample take, in the smallest batch that the model takes; it may refuse one of one."""
+    for held in sorted({1, 2, size}):
+        chunk = part.at([0] * held)
+        begin = time.perf_counter()
+        with contextlib.suppress(Exception):  # what the model refuses is told by `accepted_samples`
+            subject.plain_flat(*chunk)
+            between = time.perf_counter()
+            with contextlib.suppress(WideUnsupportedError):
+                evaluate_wide(subject.plain_flat, chunk, subject.flat)
+            return ((between - begin) * _PLAIN + (time.perf_counter() - between) * _WIDE) / held
+    return 0.0

@@ -21,6 +21,7 @@ from evalmode.observe.fingerprint import environment_record, fingerprint
 from evalmode.optimization.exporting import program_of
 from evalmode.optimization.judge import Judge, judge_of
 from evalmode.optimization.outcome import cached_plan, predictor_of, resume
+from evalmode.optimization.padded_axis import padded_axis
 from evalmode.optimization.plan_cache import CachedPlan, cache_key, read_plan, write_plan
 from evalmode.optimization.search import Progress, Search, SearchSettings
 from evalmode.optimization.subject import Subject
@@ -34,6 +35,7 @@ from evalmode.predictor.structure import Structure
 __all__ = ["optimize", "refresh"]
 
 Objective = Literal["throughput", "latency"]
+_PADDING_SHARE = 0.1  # of the budget, for the test whether padding under a mask is inert
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,6 +179,8 @@ def _optimized(
     notes = [*exported.notes, *subject.rewrite(request.passes)]
     if exported.program.exported is None:
         notes.append(f"only back ends that need no graph: {exported.program.export_error}")
+    subject.padded, lengths = padded_axis(subject, _PADDING_SHARE * request.budget)
+    notes += lengths
     settings = SearchSettings(
         backends=request.backends,
         precisions=("fp32",) if request.tolerance.kind == "fp32" else None,

@@ -14,7 +14,7 @@ from pathlib import Path
 import msgspec
 
 from evalmode.backends.configuration import Configuration
-from evalmode.certificate import OptimizationRecord
+from evalmode.certificate import OptimizationRecord, decoded
 
 __all__ = ["CachedPlan", "cache_folder", "cache_key", "read_plan", "write_plan"]
 
@@ -60,7 +60,7 @@ def read_plan(key: str) -> CachedPlan | None:
     if folder is None:
         return None
     try:
-        plan = msgspec.json.decode((folder / "plans" / f"{key}.json").read_bytes(), type=CachedPlan)
+        plan = decoded((folder / "plans" / f"{key}.json").read_bytes(), CachedPlan)
     except (OSError, msgspec.MsgspecError):  # missing, or not ours: a search finds it again
         return None
     return plan if plan.format_version == FORMAT_VERSION else None

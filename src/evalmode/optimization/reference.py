@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from evalmode.backends.backend import Chunk
 from evalmode.errors import ModelRunError
 from evalmode.observe.wide import WideUnsupportedError, wide, widened
+from evalmode.optimization.encoder_padding import each_sample_alone
 from evalmode.optimization.leaf_reference import LeafReference, gap, row_errors
 from evalmode.optimization.probes import REGULAR
 from evalmode.optimization.rounding_noise import RoundingNoise, nudged
@@ -249,7 +250,7 @@ def _moved_by_a_rounding(plain: Plain, seed: int) -> Plain:
     generator = torch.Generator().manual_seed(seed)
 
     def noisy(*chunk: Tensor) -> Chunk:
-        with RoundingNoise(seed):
+        with each_sample_alone(), RoundingNoise(seed):
             return plain(*(nudged(tensor, generator) for tensor in chunk))
 
     return noisy

@@ -55,7 +55,9 @@ def nudged(values: Tensor, generator: torch.Generator) -> Tensor:
 
     Source: Vignes, "A stochastic arithmetic for reliable scientific computation", Math. Comput. Simul. 35 (1993).
     """
-    if values.layout is not torch.strided or not (values.is_floating_point() or values.is_complex()):
+    if values.is_nested or values.layout is not torch.strided:
+        return values
+    if not (values.is_floating_point() or values.is_complex()):
         return values
     if values.is_complex():
         return torch.view_as_complex(nudged(torch.view_as_real(values.resolve_conj()), generator).contiguous())

@@ -164,7 +164,7 @@ class Search:
             self._stage(wanted[start : start + 4])
 
     def _judge_down_the_list(self) -> None:
-        """From the fastest on, until one is accepted and two more are known to be, or time is short, or plain is next."""
+        """From the fastest on, until three are accepted, or one and time is short, or plain comes next."""
         accepted = 0
         ending = _FOR_THE_END * self.settings.budget
         last = 0.0

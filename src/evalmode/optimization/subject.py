@@ -37,7 +37,7 @@ class Subject:
     forms: dict[str, Program] = field(default_factory=dict)
     passes: dict[str, tuple[str, ...]] = field(default_factory=dict)
     padded: PaddedAxis | None = None
-    _programs: dict[int, Program] = field(default_factory=dict)
+    _programs: dict[tuple[int, str], Program] = field(default_factory=dict)
     _orders: bool = False
 
     @property
@@ -126,7 +126,11 @@ class Subject:
             self.passes["channels-last"] = (*self.passes.get("passes", ()), "channels-last")
 
     def program_for(self, batch: int, form: str) -> Program:
-        """The program for executions of `batch` samples, in one of its forms."""
+        """The program for executions of `batch` samples, in one of its forms.
+
+        A graph that holds for one batch size alone is exported anew for another, and the passes of the form are applied
+        to it; where they cannot be, it is the graph without them.
+        """
         self.has_form(form)
         program = self.forms.get(form)
         if program is not None:
@@ -134,9 +138,16 @@ class Subject:
                 return program
             if not program.dynamic and program.batch == batch:
                 return program
-        if batch not in self._programs:
-            self._programs[batch] = self.exported.at_batch(batch)
-        return self._programs[batch]
+        if (batch, "") not in self._programs:
+            self._programs[batch, ""] = self.exported.at_batch(batch)
+        known = self._programs[batch, ""]
+        if program is None or known is self.program or known.exported is None:
+            return known
+        if (batch, form) not in self._programs:
+            for names in _in_turn(self.passes[form]):
+                known, _ = apply_passes(known, names)
+            self._programs[batch, form] = known
+        return self._programs[batch, form]
 
     def weight_bytes(self) -> int:
         """Bytes of the parameters and buffers.
@@ -189,6 +200,12 @@ class Subject:
         )
 
     _outputs: tuple[TensorPlan, ...] | None = None
+
+
+def _in_turn(names: Sequence[str]) -> list[tuple[str, ...]]:
+    """As `rewrite` applies them: the memory order is a step of its own, which leaves the others' work if it fails."""
+    ordinary = tuple(name for name in names if name != "channels-last")
+    return [step for step in (ordinary, ("channels-last",)[: len(names) - len(ordinary)]) if step]
 
 
 def _name(path: str, position: int) -> str:

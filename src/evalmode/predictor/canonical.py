@@ -59,6 +59,8 @@ class InputCheck:
             return known[0]
         if len(shape) != len(self._plan.shape) or any(shape[axis] != length for axis, length in self._fixed):
             self._refuse(tensor)
+        if any(shape[axis] == 0 for axis in self._free):
+            self._refuse(tensor)
         samples = None if self._axis is None else shape[self._axis]
         if len(self._known) < _KEPT_SHAPES:
             self._known[shape] = (samples,)
@@ -82,6 +84,8 @@ class InputCheck:
             fix = f"{plan.name}.to_dense()"
         elif tensor.device.type != self._device.type:
             fix = f"{plan.name}.to({str(self._device)!r})"
+        elif any(tensor.shape[axis : axis + 1] == (0,) for axis in self._free):
+            fix = "give at least one position: nothing real would be left among the padding"
         else:
             fix = "optimise with a batch of this shape: only the number of samples is free in a plan"
         raise BatchError(

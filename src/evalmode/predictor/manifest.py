@@ -6,7 +6,7 @@ import msgspec
 import torch
 
 from evalmode.backends.backend import Backend
-from evalmode.certificate import Certificate, Environment
+from evalmode.certificate import Certificate, Environment, decoded
 from evalmode.errors import ArtifactError, EvalmodeError
 from evalmode.observe.fingerprint import environment_record
 from evalmode.predictor.artifact_file import SectionRecord
@@ -50,7 +50,7 @@ def manifest_from(data: bytes, shown: str) -> Manifest:
         ArtifactError: it is not what `save` writes.
     """
     try:
-        return msgspec.json.decode(data, type=Manifest)
+        return decoded(data, Manifest)
     except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
         raise ArtifactError(
             f"the manifest of {shown} is wrong: {error}", expected="what `save` writes", fix="save it anew"

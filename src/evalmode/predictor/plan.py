@@ -79,8 +79,9 @@ class PaddedAxis(msgspec.Struct, frozen=True):
     """An axis, as of tokens, that inputs may fill only in part: they are padded at its end, and outputs are cut there.
 
     Built only where a wide evaluation has shown that what is masked takes no part. `mask` is the position of the mask
-    among the inputs; it is padded too, with 0. `length` is the length that the plan runs. With `before` padding lies
-    before what is real, as the tokenisers of models that generate have it.
+    among the inputs; it is padded too, with its value for padding: 0, or 1 as `key_padding_mask` has it. `length` is
+    the length that the plan runs. With `before` padding lies before what is real, as the tokenisers of models that
+    generate have it.
     """
 
     mask: int
@@ -91,8 +92,8 @@ class PaddedAxis(msgspec.Struct, frozen=True):
 
     def __post_init__(self) -> None:
         masks = [padding for padding in self.inputs if padding.tensor == self.mask]
-        if not masks or masks[0].value:
-            raise ValueError("the mask of a padded axis is padded too, with 0")
+        if not masks or masks[0].value not in {0, 1}:
+            raise ValueError("the mask of a padded axis is padded too, with 0 or 1")
         if self.length < 1 or not all(math.isfinite(padding.value) for padding in self.inputs):
             raise ValueError("a padded axis has at least one place, and finite padding")
 

@@ -5,7 +5,18 @@ FORCE_COLOR and whether a terminal listens; where ✓ cannot be shown, "ok" stan
 """
 
 from evalmode.terminal.layout import Look, displayable, duration, entry, look, render
-from evalmode.terminal.pages import page_text
+from evalmode.terminal.pages import page_text, topics_text
 from evalmode.terminal.results import certificate_text, check_text
 
-__all__ = ["Look", "certificate_text", "check_text", "displayable", "duration", "entry", "look", "page_text", "render"]
+__all__ = [
+    "Look",
+    "certificate_text",
+    "check_text",
+    "displayable",
+    "duration",
+    "entry",
+    "look",
+    "page_text",
+    "render",
+    "topics_text",
+]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import os
 import re
 import shutil
@@ -109,7 +110,7 @@ def duration(seconds: float) -> str:
         >>> duration(1.44), duration(41.2), duration(312)
         ('1.4 s', '41 s', '5 min 12 s')
     """
-    if seconds < 9.95:
+    if not 9.95 <= seconds < math.inf:  # NaN too: a certificate read back may hold it
         return f"{seconds:.1f} s"
     whole = round(seconds)
     return f"{whole} s" if whole < 120 else f"{whole // 60} min {whole % 60} s"

@@ -1,15 +1,15 @@
-"""How the page of a code or clause looks in a terminal."""
+"""How a page, and the list of all pages, look in a terminal."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from rich.text import Text
 
 from evalmode.page import Page
 from evalmode.terminal.layout import Look, entry, look, render
 
-__all__ = ["page_text"]
+__all__ = ["page_text", "topics_text"]
 
 
 def page_text(page: Page, *, code: str = "", width: int | None = None, color: bool | None = None) -> str:
@@ -35,6 +35,26 @@ def page_text(page: Page, *, code: str = "", width: int | None = None, color: bo
         lines += [Text(), Text(heading, style="bold")]
         for block, is_code in _blocks(body):
             lines += _block_lines(block, shape, is_code=is_code)
+    return render(lines, shape)
+
+
+def topics_text(topics: Mapping[str, Mapping[str, str]], *, width: int | None = None, color: bool | None = None) -> str:
+    """What can be explained, in groups: each name with what its page is about.
+
+    Example:
+        >>> print(
+        ...     topics_text({"Passes": {"remove-dropout": "dropout that is off is taken out"}}, width=60, color=False)
+        ... )
+        Passes
+          remove-dropout  dropout that is off is taken out
+    """
+    shape = look(width=width, color=color)
+    column = 4 + max((len(name) for group in topics.values() for name in group), default=0)
+    lines: list[Text] = []
+    for heading, group in topics.items():
+        lines += [*([Text()] if lines else []), Text(heading, style="bold")]
+        for name, title in group.items():
+            lines += entry(Text(f"  {name}"), min(column, max(shape.width // 2, 4)), title, shape)
     return render(lines, shape)
 
 

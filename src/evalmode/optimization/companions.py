@@ -1,0 +1,87 @@
+"""Whether a sample's answer is its own: only then may a plan cut and fill batches."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from evalmode.backends.backend import Chunk
+from evalmode.errors import OptimizationError
+from evalmode.observe.batching import difference
+from evalmode.observe.wide import WideUnsupportedError
+from evalmode.optimization.agreement import same_results
+from evalmode.optimization.probes import REGULAR
+from evalmode.optimization.reference import Plain, Reference, evaluate_wide
+from evalmode.optimization.samples import Samples, rows_of
+
+__all__ = ["require_own_answers"]
+
+_ORDINARY, _BATCH = 3, 4  # samples like the user's, and with one that is much larger
+_LOUD = "100 times larger"
+_SHARE = 1e-6  # of a sample's largest value: fp64 rounds ten orders of magnitude finer than that
+_WHOLE = 0.1  # of the whole numbers of a sample
+
+
+def require_own_answers(plain: Plain, reference: Reference, model: nn.Module | None = None) -> None:
+    """Refuse a model whose answer to a sample depends on the samples beside it, as fp64 tells it.
+
+    The reference holds the answers to samples in its smallest executions; here some of them run in one larger batch.
+    Nothing is decided where some operator has no fp64 form, or the model does not take that batch.
+
+    Raises:
+        OptimizationError: a sample's answer moves, by more than fp64 rounds.
+    """
+    if not reference.exact or all(axis is None for axis in reference.parts[0].axes):
+        return
+    samples = reference.parts[0]
+    positions = _companions(samples)
+    if len(set(positions)) < 2:
+        return
+    try:
+        outputs = evaluate_wide(plain, samples.at(positions), model)
+    except WideUnsupportedError:
+        return
+    problem = _problem(reference, positions, outputs)
+    if not problem or not same_results(evaluate_wide(plain, samples.at(positions), model), outputs):
+        return  # what is never the same twice is told by the test of stability
+    raise OptimizationError(
+        f"a sample's answer depends on the samples beside it: {problem} in a batch of {len(positions)}, in fp64",
+        expected="a model whose answer to a sample is that sample's own: a plan cuts and fills batches",
+        fix="evalmode.check(model, batch) names the line; if the first axis does not count samples, pass "
+        "forward=lambda model, batch: ... that takes and gives them along the first",
+        explain="batch-independent",
+    )
+
+
+def _problem(reference: Reference, positions: list[int], outputs: Chunk) -> str:
+    """The first output that is another one beside other samples, and by how much; empty where none is."""
+    for output, leaf in zip(outputs, reference.leaves, strict=True):
+        if leaf.axis is None:
+            continue
+        alone = leaf.wide[reference.rows(leaf, 0, positions)]
+        beside = rows_of(output, leaf.axis)
+        problem = _moved(alone, beside.to(alone.dtype)) if leaf.floating else _turned(alone, beside)
+        if problem:
+            return f"{leaf.name} {problem}"
+    return ""
+
+
+def _companions(samples: Samples) -> list[int]:
+    """The first samples like the user's, and one that is loud enough to be heard in any mean or largest value."""
+    sound = samples.finite()
+    ordinary = [place for place, kind in enumerate(samples.kinds) if kind in REGULAR and sound[place]][:_ORDINARY]
+    loud = [place for place, kind in enumerate(samples.kinds) if kind == _LOUD and sound[place]][:1]
+    return (ordinary + loud)[:_BATCH]
+
+
+def _moved(alone: Tensor, beside: Tensor) -> str:
+    for one, other in zip(alone, beside, strict=True):
+        gap, scale = difference(one, other)
+        if gap > _SHARE * scale:
+            return f"moves by {gap:.2g}"
+    return ""
+
+
+def _turned(alone: Tensor, beside: Tensor) -> str:
+    shares = [float((one != other).double().mean()) for one, other in zip(alone, beside, strict=True)]
+    worst = max(shares) if alone.numel() else 0.0
+    return f"has other values ({worst:.0%})" if worst > _WHOLE else ""
