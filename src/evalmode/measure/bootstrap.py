@@ -14,7 +14,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from evalmode.measure.intervals import NO_SCIPY, RESAMPLES, Interval, check_confidence, has_scipy
+from evalmode.measure.intervals import (
+    NO_SCIPY,
+    RESAMPLES,
+    Interval,
+    check_confidence,
+    has_scipy,
+    proportion_interval,
+)
 from evalmode.measure.metric import Aggregate, Metric
 from evalmode.measure.resampling import Cells, cells_of
 
@@ -75,8 +82,15 @@ def bootstrap_interval(
     if not bool(np.isfinite(rows).all()) or not math.isfinite(value):
         return Interval(None, None, "no interval: not every value is finite")
     if clusters is not None and metric.statistic is None:
-        return interval_of_cells(cells_of(*_sums(rows, clusters)), _ratio(metric.aggregate), confidence, seed=seed)
-    return interval_of_cells(cells_of(rows, clusters), metric.resampled, confidence, seed=seed)
+        sums = _sums(rows, clusters)
+        interval = interval_of_cells(cells_of(*sums), _ratio(metric.aggregate), confidence, seed=seed)
+        trials: tuple[int, ...] = (len(sums[1]),) if metric.aggregate is Aggregate.PROPORTION else ()
+    else:
+        interval = interval_of_cells(cells_of(rows, clusters), metric.resampled, confidence, seed=seed)
+        trials = metric.statistic.trials(rows) if metric.statistic is not None and clusters is None else ()
+    if interval.low is None and value in {0.0, 1.0} and trials and len(rows) > 1 and has_scipy():
+        return _counted(trials, value, confidence, clusters is not None)
+    return interval
 
 
 def interval_of_cells(cells: Cells, figures: Figures, confidence: float, *, seed: int = 0) -> Interval:
@@ -173,6 +187,19 @@ def _jackknife(cells: Cells, figures: Figures, confidence: float, seed: int) -> 
     reach = float(t.ppf((1 + confidence) / 2, groups - 1)) * error
     name = f"jackknife of {groups} parts" + (f", {cells.units} groups" if cells.cluster is not None else "")
     return Interval(value - reach, value + reach, name)
+
+
+def _counted(trials: tuple[int, ...], value: float, confidence: float, grouped: bool) -> Interval:
+    """The interval of a mean of shares that are all 0 or all 1: the mean of their exact bounds, each at its part of
+    the error allowed (Bonferroni)."""
+    bounds = [proportion_interval(int(value) * count, count, 1 - (1 - confidence) / len(trials)) for count in trials]
+    low, high = (
+        math.fsum(end for end in ends if end is not None) / len(bounds)
+        for ends in zip(*((bound.low, bound.high) for bound in bounds), strict=True)
+    )
+    what = f"{trials[0]} groups" if grouped else "/".join(str(count) for count in trials[:4])
+    shown = what + ("/..." if len(trials) > 4 else "") + ("" if grouped else " trials")
+    return Interval(low, high, f"Clopper-Pearson of {shown} (all resamples are alike)")
 
 
 def _sums(rows: NDArray[Any], clusters: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
