@@ -92,21 +92,16 @@ def paired(
     check_confidence(confidence)
     _check(metric, rows_a, rows_b, margin, clusters)
     values = metric.figure(rows_a), metric.figure(rows_b)
-    only: tuple[int | None, int | None] = (None, None)
+    only = _disagreements(metric, rows_a, rows_b)
+    effect = values[1] - values[0] if only is None else (only[1] - only[0]) / len(rows_a)
     p_value: float | None = None
     test = ""
-    if metric.aggregate is Aggregate.PROPORTION:
-        first, second = rows_a.astype(np.bool_), rows_b.astype(np.bool_)
-        counts = int((first & ~second).sum()), int((second & ~first).sum())
-        effect, only = (counts[1] - counts[0]) / len(first), counts
-    else:
-        effect = values[1] - values[0]
     found: Uncertainty | PairedProportions | str
     if not has_scipy():
         found = NO_SCIPY
-    elif only[0] is not None and only[1] is not None and clusters is None:
-        found = PairedProportions(only[0], only[1], len(rows_a))
-        p_value, test = mcnemar(only[0], only[1]), "McNemar, exact"
+    elif only is not None and clusters is None:
+        found = PairedProportions(*only, len(rows_a))
+        p_value, test = mcnemar(*only), "McNemar, exact"
     else:
         found = _resampled(metric, rows_a, rows_b, clusters)
     interval = _interval(found, confidence)
@@ -129,8 +124,8 @@ def paired(
         test=test,
         better=_better(metric.higher_is_better, effect, p_value, confidence),
         margin=margin,
-        only_a=only[0],
-        only_b=only[1],
+        only_a=None if only is None else only[0],
+        only_b=None if only is None else only[1],
         **_claims(found, margin, confidence, metric.higher_is_better),
     )
 
@@ -187,6 +182,14 @@ def _check(
         raise UsageError(
             f"margin is {margin}", expected=f"a number above 0, in the unit of {metric.name}", fix="margin=0.01"
         )
+
+
+def _disagreements(metric: Metric, rows_a: NDArray[Any], rows_b: NDArray[Any]) -> tuple[int, int] | None:
+    """How many samples only a got right, and only b; None where the metric is no proportion."""
+    if metric.aggregate is not Aggregate.PROPORTION:
+        return None
+    first, second = rows_a.astype(np.bool_), rows_b.astype(np.bool_)
+    return int((first & ~second).sum()), int((second & ~first).sum())
 
 
 def _resampled(
