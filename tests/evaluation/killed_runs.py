@@ -1,7 +1,6 @@
-"""A process that evaluates in children of its own and kills them where it is told; it imports torch once for all.
+"""A process that evaluates in children of its own and kills them where it is told; it imports and builds once for all.
 
-It reads a request per line, as JSON, and answers in a line. Run by `test_kill.py`; no thread is ever started in this
-process, so that a child is whole after the fork.
+It reads a request per line, as JSON, and answers in a line. `test_kill.py` runs it, with "plain" or "optimized".
 """
 
 import contextlib
@@ -24,7 +23,7 @@ from evalmode.evaluation.chunk import Chunk
 from evalmode.evaluation.chunk_bytes import packed
 from evalmode.evaluation.evaluator import evaluate
 
-SAMPLES = 240
+SAMPLES = 2000
 
 
 def network():
@@ -98,39 +97,32 @@ def counted(what, at):
     return counter
 
 
-def run(request):
+def run(model, request):
     """One evaluation in this process; its outcome is written to a file."""
-    torch.set_num_threads(1)
-    keeping._CHUNK_SAMPLES = 16
-    model = evalmode.load(request["artifact"]) if request["artifact"] else network()
     counter = counted(request["what"], request["at"])
-    result = evaluate(
-        model,
-        test_data(),
-        journal=request["journal"],
-        batch_size=request["batch_size"],
-        metrics=["accuracy", "log loss"],
-        slices="class",
-        on_bad_sample="skip",
-        keep_predictions=True,
-        progress=False,
-    )
+    result = evaluated(model, request["journal"], request["batch_size"])
     sys.setprofile(None)
     Path(request["out"]).write_bytes(outcome(result))
     Path(request["out"] + ".count").write_text(str(counter.count))
 
 
-def optimize(request):
-    """An artifact of the model, made by the search among eager plans alone."""
-    batch = torch.stack([test_data()[index][0] for index in range(8)])
-    predictor = evalmode.optimize(network(), batch, backends=["eager"], budget_s=10)
-    predictor.save(request["optimize"])
+def evaluated(model, journal=None, batch_size=16):
+    return evaluate(
+        model,
+        test_data(),
+        journal=journal,
+        batch_size=batch_size,
+        metrics=["accuracy", "log loss"],
+        on_bad_sample="skip",
+        keep_predictions=True,
+        progress=False,
+    )
 
 
-def child(request):
+def child(model, request):
     os.dup2(2, 1)
     try:
-        (optimize if "optimize" in request else run)(request)
+        run(model, request)
     except BaseException:
         traceback.print_exc()
         os._exit(1)
@@ -138,16 +130,23 @@ def child(request):
 
 
 def main():
+    torch.set_num_threads(1)  # no pool of threads, which no child would have
+    keeping._CHUNK_SAMPLES = 16
+    model = network()
+    if sys.argv[1] == "optimized":
+        batch = torch.stack([test_data()[index][0] for index in range(8)])
+        model = evalmode.optimize(model, batch, backends=["eager"], budget_s=1)
+    evaluated(model)  # imports what is imported on first use
     for line in sys.stdin:
         request = json.loads(line)
         pid = os.fork()
         if pid == 0:
-            child(request)
-        if request.get("what") == "seconds":
+            child(model, request)
+        if request["what"] == "seconds":
             time.sleep(request["at"])
             os.kill(pid, signal.SIGKILL)  # it is this process's own, and not waited for yet: the id is no other's
         _, status = os.waitpid(pid, 0)
-        print(json.dumps({"killed": os.WIFSIGNALED(status), "status": status}), flush=True)
+        print(json.dumps({"status": status, "plan": str(getattr(model, "plan", ""))}), flush=True)
 
 
 if __name__ == "__main__":
