@@ -19,7 +19,7 @@ from evalmode.evaluation import whole_metrics
 from evalmode.evaluation.batches import batch_length, batches_from
 from evalmode.evaluation.choice import chosen_metrics, refuse_equal_names
 from evalmode.evaluation.figures import (
-    calibration,
+    calibration_of,
     confusion_of,
     data_digest,
     metrics_of,
@@ -29,7 +29,7 @@ from evalmode.evaluation.figures import (
 from evalmode.evaluation.groups import Group, Lost
 from evalmode.evaluation.identity import data_identity, described, model_identity
 from evalmode.evaluation.journal import Journal
-from evalmode.evaluation.keeping import CONFIDENCE, Keeping
+from evalmode.evaluation.keeping import Keeping
 from evalmode.evaluation.labels import Labels, inputs_named
 from evalmode.evaluation.loading import Loading
 from evalmode.evaluation.options import Options
@@ -205,7 +205,7 @@ class Work:
             bad=keeping.listed(),
             slices=slice_records(self.cuts, samples, tuple(metrics.values()), confidence, clusters),
             confusion=confusion_of(samples),
-            calibration=self._calibration(samples),
+            calibration=calibration_of(samples),
             worst=self._worst(metrics, samples),
             notes=tuple(dict.fromkeys((*self.notes, *self.runner.notes, *work.notes, *said))),
             seconds=time.perf_counter() - self.started,
@@ -225,14 +225,6 @@ class Work:
         if groups is None:
             return None
         return samples.columns[groups if isinstance(groups, str) else "groups"]
-
-    def _calibration(self, samples: Samples) -> Any:
-        confidence, target, answers = samples.columns.get(CONFIDENCE), samples.target, samples.prediction
-        if confidence is None or target is None or answers is None or not np.isfinite(confidence).all():
-            return ()
-        if target.size != len(samples) or answers.shape != (len(samples),) or answers.dtype.kind == "f":
-            return ()
-        return calibration(confidence, answers == target.reshape(-1))
 
     def _worst(self, metrics: dict[str, Metric], samples: Samples) -> tuple[SampleRecord, ...]:
         return worst_samples(metrics, samples)
