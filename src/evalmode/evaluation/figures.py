@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -42,8 +42,13 @@ def records_of(
     return tuple(found), notes
 
 
-def worst_samples(metrics: Mapping[str, Metric], samples: Samples, count: int = _WORST) -> tuple[SampleRecord, ...]:
-    """The samples with the largest loss: of the first metric that has a value per sample where less is better."""
+def worst_samples(
+    metrics: Mapping[str, Metric], samples: Samples, picture: Callable[[int], str], count: int = _WORST
+) -> tuple[SampleRecord, ...]:
+    """The samples with the largest loss: of the first metric that has a value per sample where less is better.
+
+    `picture(place)` draws the sample at a place of `samples`.
+    """
     ranked = _loss(metrics, samples)
     if ranked is None:
         return ()
@@ -54,6 +59,7 @@ def worst_samples(metrics: Mapping[str, Metric], samples: Samples, count: int = 
             target=_shown(samples.target, place),
             prediction=_shown(samples.prediction, place),
             loss=float(ranked[place]),
+            image=picture(place),
         )
         for place in order.tolist()
     )
@@ -103,7 +109,11 @@ def _classes(samples: Samples) -> tuple[NDArray[np.int64], NDArray[np.int64]] | 
     target, answers = samples.target, samples.prediction
     if target is None or answers is None or not len(samples):
         return None
-    if answers.size != len(samples) or target.size != len(samples) or not {answers.dtype.kind, target.dtype.kind} <= {*"biu"}:
+    if (
+        answers.size != len(samples)
+        or target.size != len(samples)
+        or not {answers.dtype.kind, target.dtype.kind} <= {*"biu"}
+    ):
         return None
     return answers.reshape(-1).astype(np.int64), target.reshape(-1).astype(np.int64)
 
