@@ -132,19 +132,19 @@ class Journal:
         self._write("INSERT INTO chunks VALUES (?, ?, ?)", (self._count, data, seal))
         self._took(chunk, seal)
 
-    def finish(self, record_json: bytes) -> None:
+    def finish(self, result: bytes) -> None:
         """Record the result; nothing can be appended afterwards.
 
         Raises:
             JournalError: the disk is full, or the file cannot be written.
             UsageError: another result is recorded already.
         """
-        if self._finished == record_json:
+        if self._finished == result:
             return
         if self._finished is not None:
             raise UsageError(f"{str(self.path)!r} holds another result already", fix="name another journal")
-        self._write("INSERT INTO result VALUES (0, ?, ?)", (record_json, digest(self._last, b"result", record_json)))
-        self._finished = bytes(record_json)
+        self._write("INSERT INTO result VALUES (0, ?, ?)", (result, digest(self._last, b"result", result)))
+        self._finished = bytes(result)
 
     def close(self) -> None:
         """Give the file and its lock back; a second call does nothing."""
