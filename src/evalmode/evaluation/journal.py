@@ -76,7 +76,7 @@ class Journal:
                 journal, or it cannot be written.
             MissingExtraError: filelock is not installed.
         """
-        path = Path(path).absolute()
+        path = Path(os.path.realpath(path))  # two names of one file have one lock
         for name, value in identity.items():
             if not isinstance(name, str) or not isinstance(value, str) or not _writable(name + value):
                 raise UsageError(f"the identity of a journal has {name!r}: {value!r}", expected="text by name")
@@ -224,7 +224,7 @@ def _blob(value: Any) -> bytes:
 
 def _locked(path: Path) -> FileLock:
     try:
-        from filelock import FileLock, Timeout
+        from filelock import FileLock, SoftFileLock, Timeout
     except ImportError as error:
         raise MissingExtraError("a journal needs filelock", fix="pip install 'evalmode[evaluate]'") from error
     beside = path.with_name(f"{path.name}.lock")
@@ -241,6 +241,8 @@ def _locked(path: Path) -> FileLock:
                 fix="wait for it, end it, or name another journal",
             ) from error
         try:
+            if isinstance(lock, SoftFileLock):
+                raise JournalError(f"{str(path)!r}: this file system keeps no locks", fix="use a local disk")
             beside.write_text(f"process {os.getpid()} on {socket.gethostname()}", encoding="utf-8")
         except BaseException:
             lock.release()
