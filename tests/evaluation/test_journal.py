@@ -4,6 +4,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+import tempfile
 from contextlib import closing, contextmanager
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from tests.evaluation.made_chunks import chunk_bits, chunks, plain_chunk
 
 from evalmode.certificate import BadSampleRecord
@@ -109,6 +111,82 @@ def test_a_kill_at_any_byte_of_the_log_leaves_the_first_chunks(tmp_path_factory,
     assert recorded(torn) == [*left, chunk_bits(plain_chunk([10**6]))]
 
 
+class Use(RuleBasedStateMachine):
+    """Any order of what can happen to a journal, beside a list of what was recorded."""
+
+    def __init__(self):
+        super().__init__()
+        self.folder = Path(tempfile.mkdtemp())
+        self.path = self.folder / "journal.sqlite"
+        self.number = 0
+        self.kept, self.finished = [], None
+        self.journal = Journal.open(self.path, IDENTITY)
+
+    @rule(sizes=st.lists(st.integers(0, 300), min_size=1, max_size=3), bad=st.integers(0, 2))
+    def record(self, sizes, bad):
+        for size in sizes:
+            first = 1000 * self.number
+            self.number += 1
+            chunk = plain_chunk(range(first, first + size), bad=[f"{first} {k}" for k in range(bad)])
+            if self.finished is not None:
+                with pytest.raises(UsageError):
+                    self.journal.append(chunk)
+                continue
+            self.journal.append(chunk)
+            self.kept.append(chunk)
+
+    @rule()
+    def record_again(self):
+        held = [chunk for chunk in self.kept if chunk.samples]
+        if held:
+            with pytest.raises(UsageError):
+                self.journal.append(held[-1])
+
+    @rule()
+    def fill_the_disk(self):
+        pages = self.journal._database.execute("PRAGMA page_count").fetchone()[0]
+        self.journal._database.execute(f"PRAGMA max_page_count = {pages}")
+        first = 1000 * self.number
+        self.number += 1
+        if self.finished is None:
+            with pytest.raises(JournalError, match="the disk is full"):
+                self.journal.append(plain_chunk(range(first, first + 900)))
+        self.journal._database.execute("PRAGMA max_page_count = 1000000")
+
+    @rule(result=st.binary(min_size=1, max_size=20))
+    def finish(self, result):
+        if self.finished is None:
+            self.journal.finish(result)
+            self.finished = result
+
+    @rule()
+    def open_again(self):
+        self.journal.close()
+        self.journal = Journal.open(self.path, IDENTITY)
+
+    @rule()
+    def be_killed(self):
+        self.number += 1
+        left = snapshot(self.path, self.folder / f"killed {self.number}")
+        self.journal.close()
+        self.path = left
+        self.journal = Journal.open(self.path, IDENTITY)
+
+    @invariant()
+    def holds_what_was_recorded(self):
+        assert list(map(chunk_bits, self.journal.chunks())) == list(map(chunk_bits, self.kept))
+        assert self.journal.done == sum(chunk.done for chunk in self.kept)
+        assert self.journal.finished == self.finished
+
+    def teardown(self):
+        self.journal.close()
+        shutil.rmtree(self.folder)
+
+
+TestUse = Use.TestCase
+TestUse.settings = settings(max_examples=12, stateful_step_count=15)
+
+
 def test_a_result_is_kept_and_ends_the_journal(path):
     with Journal.open(path, IDENTITY) as journal:
         journal.append(plain_chunk([0]))
@@ -174,6 +252,7 @@ def test_another_identity_is_refused_with_exactly_what_differs(path):
     st.dictionaries(st.sampled_from("abc"), st.text(max_size=200)),
     st.dictionaries(st.sampled_from("abc"), st.text(max_size=200)),
 )
+@settings(max_examples=25)
 def test_identities_are_told_apart_whatever_they_say(tmp_path_factory, first, second):
     path = tmp_path_factory.mktemp("identity") / "journal.sqlite"
     try:
@@ -225,6 +304,29 @@ def test_a_second_journal_on_the_file_is_refused_with_who_holds_it(path):
         assert f"JournalError: the journal '{path}' is in use by process {os.getpid()} on " in run.stderr
         journal.append(plain_chunk([1]))
     assert len(recorded(path)) == 2
+
+
+def test_two_names_of_one_file_are_one_journal(path):
+    Journal.open(path, IDENTITY).close()
+    other = path.with_name("other name")
+    other.symlink_to(path)
+    with Journal.open(path, IDENTITY) as journal:
+        journal.append(plain_chunk([0]))
+        with pytest.raises(JournalError, match=f"in use by process {os.getpid()} on "):
+            Journal.open(other, IDENTITY)
+    assert recorded(other) == [chunk_bits(plain_chunk([0]))]
+
+
+@pytest.mark.filterwarnings("ignore:flock not supported")
+def test_a_file_system_without_locks_is_told(path, monkeypatch):
+    def missing(*_):
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr("fcntl.flock", missing)
+    with pytest.raises(JournalError, match=r"keeps no locks[\s\S]*local disk|cannot lock"):
+        Journal.open(path, IDENTITY)
+    monkeypatch.undo()
+    assert recorded(path) == []
 
 
 def test_a_refused_open_gives_the_lock_back(path):
@@ -345,7 +447,7 @@ def changed(written, folder, damage):
 
 
 @given(st.data())
-@settings(max_examples=100)
+@settings(max_examples=60)
 def test_changed_bytes_are_told_or_change_nothing(tmp_path_factory, written, data):
     def damage(content):
         for _ in range(data.draw(st.integers(1, 3))):
@@ -442,7 +544,7 @@ def test_a_kill_while_it_is_made_leaves_nothing_in_the_way(path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         Journal.open(path, IDENTITY)
     monkeypatch.undo()
-    assert not path.exists()
+    assert [file.name for file in path.parent.iterdir()] == ["journal.sqlite.lock"]
     assert recorded(path) == []
 
 

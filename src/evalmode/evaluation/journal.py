@@ -76,7 +76,7 @@ class Journal:
                 journal, or it cannot be written.
             MissingExtraError: filelock is not installed.
         """
-        path = Path(path).absolute()
+        path = Path(os.path.realpath(path))  # two names of one file have one lock
         for name, value in identity.items():
             if not isinstance(name, str) or not isinstance(value, str) or not _writable(name + value):
                 raise UsageError(f"the identity of a journal has {name!r}: {value!r}", expected="text by name")
@@ -132,19 +132,19 @@ class Journal:
         self._write("INSERT INTO chunks VALUES (?, ?, ?)", (self._count, data, seal))
         self._took(chunk, seal)
 
-    def finish(self, record_json: bytes) -> None:
+    def finish(self, result: bytes) -> None:
         """Record the result; nothing can be appended afterwards.
 
         Raises:
             JournalError: the disk is full, or the file cannot be written.
             UsageError: another result is recorded already.
         """
-        if self._finished == record_json:
+        if self._finished == result:
             return
         if self._finished is not None:
             raise UsageError(f"{str(self.path)!r} holds another result already", fix="name another journal")
-        self._write("INSERT INTO result VALUES (0, ?, ?)", (record_json, digest(self._last, b"result", record_json)))
-        self._finished = bytes(record_json)
+        self._write("INSERT INTO result VALUES (0, ?, ?)", (result, digest(self._last, b"result", result)))
+        self._finished = bytes(result)
 
     def close(self) -> None:
         """Give the file and its lock back; a second call does nothing."""
@@ -224,7 +224,7 @@ def _blob(value: Any) -> bytes:
 
 def _locked(path: Path) -> FileLock:
     try:
-        from filelock import FileLock, Timeout
+        from filelock import FileLock, SoftFileLock, Timeout
     except ImportError as error:
         raise MissingExtraError("a journal needs filelock", fix="pip install 'evalmode[evaluate]'") from error
     beside = path.with_name(f"{path.name}.lock")
@@ -241,6 +241,8 @@ def _locked(path: Path) -> FileLock:
                 fix="wait for it, end it, or name another journal",
             ) from error
         try:
+            if isinstance(lock, SoftFileLock):
+                raise JournalError(f"{str(path)!r}: this file system keeps no locks", fix="use a local disk")
             beside.write_text(f"process {os.getpid()} on {socket.gethostname()}", encoding="utf-8")
         except BaseException:
             lock.release()

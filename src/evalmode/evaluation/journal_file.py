@@ -71,24 +71,32 @@ def create(path: Path, identity: Mapping[str, str]) -> None:
     with told(path, "make"):
         for name in (new, *(path.with_name(path.name + suffix) for suffix in _BESIDE)):
             name.unlink(missing_ok=True)  # a log of an earlier journal would be replayed into this one
-        with closing(sqlite3.connect(new, isolation_level=None)) as database:
-            database.execute("PRAGMA journal_mode = OFF")  # it has no past to go back to
-            database.execute("PRAGMA synchronous = FULL")
-            database.execute(f"PRAGMA application_id = {_APPLICATION}")
-            database.execute(f"PRAGMA user_version = {FORMAT_VERSION}")
-            database.execute("BEGIN")
-            for statement in _SCHEMA:
-                database.execute(statement)
-            rows = [(number, *pair) for number, pair in enumerate(sorted(identity.items()))]
-            database.executemany("INSERT INTO identity VALUES (?, ?, ?)", rows)
-            database.execute("INSERT INTO seal VALUES (0, ?)", (identity_digest(identity),))
-            database.execute("COMMIT")
-        os.replace(new, path)
+        try:
+            _fill(new, identity)
+            os.replace(new, path)
+        except BaseException:
+            new.unlink(missing_ok=True)
+            raise
         folder = os.open(path.parent, os.O_RDONLY)
         try:
             os.fsync(folder)
         finally:
             os.close(folder)
+
+
+def _fill(new: Path, identity: Mapping[str, str]) -> None:
+    with closing(sqlite3.connect(new, isolation_level=None)) as database:
+        database.execute("PRAGMA journal_mode = OFF")  # it has no past to go back to
+        database.execute("PRAGMA synchronous = FULL")
+        database.execute(f"PRAGMA application_id = {_APPLICATION}")
+        database.execute(f"PRAGMA user_version = {FORMAT_VERSION}")
+        database.execute("BEGIN")
+        for statement in _SCHEMA:
+            database.execute(statement)
+        rows = [(number, *pair) for number, pair in enumerate(sorted(identity.items()))]
+        database.executemany("INSERT INTO identity VALUES (?, ?, ?)", rows)
+        database.execute("INSERT INTO seal VALUES (0, ?)", (identity_digest(identity),))
+        database.execute("COMMIT")
 
 
 def opened(path: Path) -> sqlite3.Connection:

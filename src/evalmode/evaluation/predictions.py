@@ -17,7 +17,6 @@ import stat
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypedDict
@@ -28,10 +27,10 @@ from numpy.typing import NDArray
 
 from evalmode.certificate import Environment, EvaluationRecord, ModelRecord
 from evalmode.errors import EvalmodeError, MissingExtraError, PredictionsError
+from evalmode.evaluation.kept_metrics import KeptMetric, known_metrics
 from evalmode.evaluation.parquet_columns import ColumnLayout, filled, layout_of, stored
 from evalmode.evaluation.samples import Samples
-from evalmode.measure.catalog import METRICS
-from evalmode.measure.metric import Aggregate, Metric, metric_of
+from evalmode.measure.metric import Metric
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -83,18 +82,12 @@ class Predictions(TypedDict):
     subject: str
 
 
-class _Metric(msgspec.Struct, frozen=True):
-    name: str
-    aggregate: Aggregate
-    higher_is_better: bool | None
-
-
 class _Parts(msgspec.Struct, frozen=True):
     """Everything beside the columns. MessagePack, as JSON has no NaN and no infinity."""
 
     record: EvaluationRecord
     inferred: tuple[str, ...]
-    metrics: tuple[_Metric, ...]
+    metrics: tuple[KeptMetric, ...]
     model: ModelRecord | None
     environment: Environment | None
     subject: str
@@ -116,7 +109,7 @@ def write_predictions(path: str | os.PathLike[str], evaluation: _Evaluated) -> P
     _parquet()
     target = Path(path)
     metrics = tuple(
-        _Metric(name, metric.aggregate, metric.higher_is_better) for name, metric in evaluation.metrics.items()
+        KeptMetric(name, metric.aggregate, metric.higher_is_better) for name, metric in evaluation.metrics.items()
     )
     arrays = _arrays(evaluation.samples, _loss_name(evaluation.samples, metrics))
     layouts = tuple(layout_of(name, role, key, values) for name, (role, key, values) in arrays.items())
@@ -173,7 +166,7 @@ def read_predictions(path: str | os.PathLike[str]) -> Predictions:
         "record": parts.record,
         "inferred": parts.inferred,
         "samples": samples,
-        "metrics": _known(parts.metrics, samples.rows),
+        "metrics": known_metrics(parts.metrics, samples.rows, parts.record),
         "model": parts.model,
         "environment": parts.environment,
         "subject": parts.subject,
@@ -192,7 +185,7 @@ def _arrays(samples: Samples, loss: str | None) -> dict[str, tuple[str, str, Val
     }
 
 
-def _loss_name(samples: Samples, metrics: tuple[_Metric, ...]) -> str | None:
+def _loss_name(samples: Samples, metrics: tuple[KeptMetric, ...]) -> str | None:
     """The first metric that is a loss of each sample: a number, smaller is better."""
     by_name = {metric.name: metric for metric in metrics}
     for name, rows in samples.rows.items():
@@ -200,18 +193,6 @@ def _loss_name(samples: Samples, metrics: tuple[_Metric, ...]) -> str | None:
         if rows.ndim == 1 and rows.dtype.kind == "f" and metric is not None and metric.higher_is_better is False:
             return name
     return "loss" if "loss" in samples.rows and samples.rows["loss"].ndim == 1 else None
-
-
-def _known(metrics: tuple[_Metric, ...], rows: Mapping[str, Values]) -> dict[str, Metric]:
-    known = {}
-    for kept in metrics:
-        listed = METRICS.get(kept.name)
-        if listed is not None and listed.aggregate is kept.aggregate:
-            known[kept.name] = listed
-        elif kept.aggregate is not Aggregate.STATISTIC and kept.name in rows:
-            made = metric_of(kept.name, rows[kept.name], higher_is_better=kept.higher_is_better)
-            known[kept.name] = replace(made, aggregate=kept.aggregate)
-    return known
 
 
 def _samples(columns: list[tuple[ColumnLayout, Values]]) -> Samples:
@@ -316,9 +297,10 @@ def _told(path: Path, doing: str) -> Iterator[None]:
         yield
     except EvalmodeError:
         raise
-    except FileNotFoundError as error:
-        raise PredictionsError(f"there is no file {str(path)!r}", fix="evaluate with keep_predictions=PATH") from error
     except OSError as error:
+        if doing == "read" and isinstance(error, FileNotFoundError):
+            fix = "evaluate with keep_predictions=PATH"
+            raise PredictionsError(f"there is no file {str(path)!r}", fix=fix) from error
         if error.errno is None and doing == "read":
             raise _damaged(path, error) from error
         reason = error.strerror or str(error)

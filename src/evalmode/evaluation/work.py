@@ -287,6 +287,6 @@ def _of_task(task: Task, data: Any, options: Options) -> tuple[Any, Any, Options
 def _finished(journal: Journal, evaluation: Evaluation) -> Evaluation:
     """The evaluation as its journal has it: a second call gives what the first one gave."""
     if journal.finished is None:
-        journal.finish(msgspec.json.encode(evaluation.record))
+        journal.finish(msgspec.msgpack.encode(evaluation.record))  # JSON has no NaN and no infinity
         return evaluation
-    return dataclasses.replace(evaluation, record=msgspec.json.decode(journal.finished, type=EvaluationRecord))
+    return dataclasses.replace(evaluation, record=msgspec.msgpack.decode(journal.finished, type=EvaluationRecord))
