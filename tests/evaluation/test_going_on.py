@@ -1,0 +1,108 @@
+import dataclasses
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from evalmode.errors import BatchError, JournalError
+from evalmode.evaluation import keeping
+from evalmode.evaluation.evaluator import evaluate
+from evalmode.evaluation.predictions import read_predictions
+
+GENERATOR = torch.Generator().manual_seed(0)
+INPUTS = torch.randn(200, 6, generator=GENERATOR)
+TARGETS = torch.randint(4, (200,), generator=GENERATOR)
+
+
+class Data(torch.utils.data.Dataset):
+    """The samples one by one; reading `stop` of them raises, as a disk that goes away does."""
+
+    def __init__(self, stop=None, samples=200):
+        self.stop, self.samples = stop, samples
+
+    def __len__(self):
+        return self.samples
+
+    def __getitem__(self, index):
+        if index == self.stop:
+            raise OSError("gone")
+        return INPUTS[index], TARGETS[index]
+
+
+def network(seed=0):
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 4)).eval()
+
+
+@pytest.fixture(autouse=True)
+def _small_chunks(monkeypatch):
+    monkeypatch.setattr(keeping, "_CHUNK_SAMPLES", 16)
+
+
+def without_time(record):
+    return [(name, value) for name, value in sorted(record_dict(record).items()) if name != "seconds"]
+
+
+def record_dict(record):
+    return {name: getattr(record, name) for name in record.__struct_fields__}
+
+
+def test_what_failed_half_way_goes_on_to_the_same_result(tmp_path):
+    whole = evaluate(network(), Data(), keep_predictions=True, progress=False)
+    journal = tmp_path / "journal.sqlite"
+    with pytest.raises(BatchError, match="sample 150"):
+        evaluate(network(), Data(stop=150), keep_predictions=True, journal=journal, progress=False)
+    again = evaluate(network(), Data(), keep_predictions=True, journal=journal, progress=False, batch_size=7)
+    assert without_time(again.record) == without_time(whole.record)
+    assert again.samples.scores.tobytes() == whole.samples.scores.tobytes()
+
+
+def test_a_finished_evaluation_is_given_again_whatever_its_figures(tmp_path):
+    def endless(outputs, target):
+        return torch.where(target == 0, math.inf, 1.0).double()
+
+    journal = tmp_path / "journal.sqlite"
+    first = evaluate(network(), Data(), metrics=["accuracy", endless], journal=journal, progress=False)
+    assert first["endless"].value == math.inf
+    again = evaluate(network(), Data(), metrics=["accuracy", endless], journal=journal, progress=False)
+    assert again.record == first.record
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"model": 1}, "model"),
+        ({"limit": 100}, "limit"),
+        ({"confidence": 0.9}, "confidence"),
+        ({"metrics": ["accuracy"]}, "metrics"),
+        ({"on_bad_sample": "skip"}, "on_bad_sample"),
+        ({"data": Data(samples=199)}, "data"),
+    ],
+)
+def test_a_journal_of_another_evaluation_is_refused_with_what_differs(tmp_path, change, named):
+    given = {"model": 0, "data": Data(), "journal": tmp_path / "journal.sqlite", "progress": False}
+
+    def run(model, data, **options):
+        return evaluate(network(model), data, **options)
+
+    run(**given)
+    with pytest.raises(JournalError) as caught:
+        run(**{**given, **change})
+    lines = str(caught.value).splitlines()
+    assert [line.split(":")[0].strip() for line in lines[1:-2]] == [named]
+    assert " in the journal, " in lines[1]
+    run(**given)
+
+
+def test_predictions_are_kept_of_an_evaluation_that_went_on(tmp_path):
+    options = {"journal": tmp_path / "journal.sqlite", "progress": False}
+    with pytest.raises(BatchError):
+        evaluate(network(), Data(stop=150), keep_predictions=tmp_path / "p.parquet", **options)
+    assert not (tmp_path / "p.parquet").exists()
+    result = evaluate(network(), Data(), keep_predictions=tmp_path / "p.parquet", **options)
+    parts = read_predictions(tmp_path / "p.parquet")
+    fields = {field.name for field in dataclasses.fields(result)}
+    assert set(parts) <= fields
+    assert parts["record"] == result.record
+    assert parts["samples"].scores.tobytes() == result.samples.scores.tobytes()
