@@ -10,7 +10,7 @@ from rich.text import Text
 from evalmode.certificate import OptimizationRecord, PlanRecord
 from evalmode.terminal.layout import Look, duration, entry, look, plural, render
 
-__all__ = ["plan_lines", "plans_text"]
+__all__ = ["plan_lines", "plans_text", "size_text"]
 
 _UNITS = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
 _NAME = 22
@@ -92,7 +92,7 @@ def _cell(plan: PlanRecord, column: str) -> str:
     if column == "error":
         return "" if plan.error is None else f"{plan.error:.{1 if plan.error < 100 else 0}f}x"
     if column == "peak memory":
-        return _size(plan.peak_bytes)
+        return size_text(plan.peak_bytes)
     return duration(plan.build_seconds) if plan.build_seconds else ""
 
 
@@ -117,7 +117,8 @@ def _best_of_each(plans: Sequence[PlanRecord]) -> list[PlanRecord]:
     return [plan for plan in best.values() if not plan.speedup or plan in shown]
 
 
-def _size(count: int | None) -> str:
+def size_text(count: int | None) -> str:
+    """Bytes for people; nothing for None."""
     if count is None:
         return ""
     for unit, name in _UNITS:

@@ -16,7 +16,7 @@ from evalmode.finding import Finding, Place, Severity
 from evalmode.terminal.layout import Look, displayable, duration, ends, entry, look, plural, render
 from evalmode.terminal.plans import plan_lines
 
-__all__ = ["certificate_text", "check_text"]
+__all__ = ["certificate_text", "check_text", "metric_texts", "short_path"]
 
 _MARKS = {
     Verdict.KEPT: ("✓", "ok", "green"),
@@ -179,7 +179,7 @@ def _detail_lines(
 
 def _place_parts(place: Place, module_width: int) -> list[str]:
     module = place.module or "(the model itself)"
-    where = f"{_short_path(place.file)}:{place.line}" if place.file else ""
+    where = f"{short_path(place.file)}:{place.line}" if place.file else ""
     return [module.ljust(module_width) if where or place.source else module, where, place.source.strip(" \t\n")]
 
 
@@ -187,7 +187,7 @@ def _module_width(findings: Sequence[Finding]) -> int:
     return max((len(finding.place.module) for finding in findings if len(finding.place.module) <= 24), default=0)
 
 
-def _short_path(file: str) -> str:
+def short_path(file: str) -> str:
     """A path as one would type it here: relative below the current folder, from ~ below home, else as it is."""
     path = Path(file)
     for base, shown in ((Path.cwd(), Path()), (Path.home(), Path("~"))):
@@ -210,7 +210,7 @@ def _evaluation_lines(record: EvaluationRecord, shape: Look) -> list[Text]:
         line.append(" " * max(column - cell_len(heading), 2) + interval, style="not bold dim")
     lines = [line]
     for metric in record.metrics:
-        value, between = _metric_texts(metric)
+        value, between = metric_texts(metric)
         if between and (common is None or not two_columns):
             between = f"{between} ({100 * metric.confidence:g} %)"
         count = f"{metric.count:,} of {metric.total:,}" if metric.count is not None else ""
@@ -224,7 +224,7 @@ def _evaluation_lines(record: EvaluationRecord, shape: Look) -> list[Text]:
     return lines
 
 
-def _metric_texts(metric: MetricRecord) -> tuple[str, str]:
+def metric_texts(metric: MetricRecord) -> tuple[str, str]:
     """The value and its interval, both with as many decimals as the interval's width makes meaningful."""
     scale, unit = (100.0, " %") if metric.count is not None else (1.0, "")
     if metric.low is None or metric.high is None:
