@@ -16,10 +16,9 @@ from evalmode.certificate import Certificate, EvaluationRecord
 from evalmode.errors import MissingExtraError, UsageError
 from evalmode.report.batch_sizes import Sizes, batch_sizes
 from evalmode.report.contract import clause_rows, headline, stray_findings
+from evalmode.report.evaluations import Evaluated, ImageBudget, evaluated
 from evalmode.report.plans import Plans, plan_view
-from evalmode.report.test_set import Evaluated, ImageBudget, evaluated
-from evalmode.report.wording import joined, several, shown
-from evalmode.terminal.layout import duration
+from evalmode.report.wording import joined, several, shown, time_taken
 from evalmode.terminal.plans import size_text
 
 if TYPE_CHECKING:
@@ -110,15 +109,19 @@ def write_report(
     """
     text = report_html(certificate, evaluations, title=title)
     target = Path(path)
+    temporary = None
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=target.parent, prefix=f".{target.name}.", delete=False) as file:
+            temporary = file.name
             file.write(text.encode("utf-8"))
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(file.name, 0o644)
-        os.replace(file.name, target)
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, target)
     except OSError as error:
+        if temporary is not None:
+            Path(temporary).unlink(missing_ok=True)
         raise UsageError(f"cannot write {os.fspath(path)!r}: {error.strerror}", fix="-o PATH") from error
     return target
 
@@ -235,6 +238,7 @@ def _environment(certificate: Certificate | None) -> list[tuple[str, str]]:
     passes = several(certificate.forward_passes, "forward pass", "forward passes")
     size = f"{several(model.modules, 'module')}, {several(model.parameters, 'parameter')}, {size_text(model.bytes)}"
     cores, threads = several(machine.cores, "core"), several(machine.threads, "thread")
+    took = time_taken(certificate.seconds)
     versions = [f"evalmode {machine.evalmode}", f"torch {machine.torch}", f"Python {machine.python}", machine.platform]
     rows = [
         ("Model", f"{model.name}: {size}"),
@@ -243,6 +247,6 @@ def _environment(certificate: Certificate | None) -> list[tuple[str, str]]:
         ("Probes", joined([certificate.probes, passes])),
         ("Machine", joined([machine.processor, cores, threads, machine.device])),
         ("Software", joined(versions)),
-        ("Certified", joined([certificate.created, f"in {duration(certificate.seconds)}"])),
+        ("Certified", joined([certificate.created, took and f"in {took}"])),
     ]
     return [(name, text) for name, text in rows if text]

@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from evalmode.certificate import OptimizationRecord, PlanRecord
-from evalmode.report.wording import NOTHING, factor, finite, joined, number, several, shown
-from evalmode.terminal.layout import duration
+from evalmode.report.wording import NOTHING, factor, finite, joined, number, several, shown, time_taken
 from evalmode.terminal.plans import size_text
 
 __all__ = ["PlanPoint", "PlanRow", "Plans", "plan_view"]
@@ -95,11 +94,12 @@ def plan_view(record: OptimizationRecord) -> Plans:
 
 def _setting(record: OptimizationRecord) -> str:
     sizes = ", ".join(map(str, record.batch_sizes))
+    took = time_taken(record.seconds)
     found = [
         f"tolerance {record.tolerance}" if record.tolerance else "",
         f"sought for {record.objective}" if record.objective else "",
         f"batches of {sizes}" if sizes else "",
-        f"searched for {duration(record.seconds)}" if finite(record.seconds) and record.seconds > 0 else "",
+        took and f"searched for {took}",
     ]
     text = joined(found, "; ")
     return f"{text[0].upper()}{text[1:]}" if text else ""
@@ -108,7 +108,6 @@ def _setting(record: OptimizationRecord) -> str:
 def _row(position: int, plan: PlanRecord, *, chosen: bool, drawn: bool) -> PlanRow:
     rate = finite(plan.samples_per_second)
     detail = [f"{several(plan.streams, 'stream')}" if plan.streams > 1 else "", ", ".join(plan.passes)]
-    build = finite(plan.build_seconds)
     return PlanRow(
         position=position,
         name=plan.name,
@@ -118,7 +117,7 @@ def _row(position: int, plan: PlanRecord, *, chosen: bool, drawn: bool) -> PlanR
         speedup=factor(plan.speedup),
         error=factor(plan.error),
         memory=size_text(plan.peak_bytes) or NOTHING,
-        build=duration(build) if build else NOTHING,
+        build=time_taken(plan.build_seconds) or NOTHING,
         reason=plan.reason.removeprefix(f"{plan.outcome}: ") or joined(detail),
         drawn=drawn,
     )

@@ -18,7 +18,7 @@ from evalmode.report.wording import factor, finite, several
 __all__ = ["log_ticks", "pareto_svg", "reliability_svg"]
 
 _WIDTH, _HEIGHT = 330, 250
-_FAR = 30  # times the largest error of the plans that no other beats
+_FAR = 30  # times the largest error of an accepted plan
 _OUTCOMES = ("chosen", "plain", "verified", "rejected")
 _SHAPES = ("diamond", "square", "circle", "cross")
 _COLOURS = tuple(f"var(--{name})" for name in _OUTCOMES)
@@ -52,8 +52,8 @@ def pareto_svg(plans: Plans, label: str) -> str:
 
     errors = [point.error for point in plans.points if point.error > 0] or [1.0]
     least = min(errors) / (2 if any(point.error == 0 for point in plans.points) else 1)
-    most = min(max(errors), _FAR * max((point.error for point in plans.frontier), default=1.0) or 1.0)
-    most = max(most, least)
+    accepted = [point.error for point in plans.points if point.outcome != "rejected"]
+    most = max(least, min(max(errors), _FAR * max([*accepted, 1.0])))
     time = _logarithmic(alt.X("time:Q", title="time, as a share of plain eval()"), [p.time for p in plans.points])
     error = _logarithmic(alt.Y("error:Q", title="error, as a multiple of plain's own"), [least, most])
     line = (
@@ -113,7 +113,7 @@ def log_ticks(low: float, high: float) -> list[float]:
 
     Example:
         >>> log_ticks(0.15, 6), log_ticks(0.5, 2e9)
-        ([0.2, 0.5, 1.0, 2.0, 5.0], [1.0, 1000.0, 1000000.0, 1000000000.0])
+        ([0.2, 0.5, 1.0, 2.0, 5.0], [1.0, 100.0, 10000.0, 1000000.0, 100000000.0])
     """
     first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
     fine = [float(f"{digit}e{power}") for power in range(first, last + 1) for digit in (1, 2, 5)]

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
 
 from evalmode.certificate import MetricRecord
-from evalmode.terminal.layout import displayable
+from evalmode.terminal.layout import displayable, duration
 from evalmode.terminal.results import metric_texts
 
-__all__ = ["Figure", "factor", "figure", "finite", "joined", "number", "several", "shown"]
+__all__ = ["Figure", "factor", "figure", "finite", "joined", "number", "several", "shown", "time_taken"]
 
 _LONGEST = 400
 NOTHING = "–"
 
 
-class Figure(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Figure:
     """A metric in words; `interval` and the `count` of its total may be empty."""
 
     value: str
@@ -82,8 +83,8 @@ def figure(metric: MetricRecord) -> Figure:
     """A metric in words.
 
     Example:
-        >>> tuple(figure(MetricRecord(name="accuracy", value=0.5, low=0.25, high=0.75, count=2, total=4)))
-        ('50.0 %', '25.0 to 75.0', '2 of 4')
+        >>> figure(MetricRecord(name="accuracy", value=0.5, low=0.25, high=0.75, count=2, total=4))
+        Figure(value='50.0 %', interval='25.0 to 75.0', count='2 of 4')
     """
     count = f"{metric.count:,} of {metric.total:,}" if metric.count is not None else ""
     if finite(metric.value) is None:
@@ -101,6 +102,17 @@ def several(count: int, one: str, many: str = "") -> str:
         ('1 probe', '1,200 probes', '2 classes')
     """
     return f"{count:,} {one if count == 1 else many or one + 's'}"
+
+
+def time_taken(seconds: float | None) -> str:
+    """Seconds for people; nothing where they are not known.
+
+    Example:
+        >>> time_taken(41.2), time_taken(0.0), time_taken(None)
+        ('41 s', '', '')
+    """
+    known = finite(seconds)
+    return duration(known) if known is not None and known > 0 else ""
 
 
 def joined(parts: Sequence[str], separator: str = ", ") -> str:

@@ -9,8 +9,7 @@ from dataclasses import dataclass
 
 from evalmode.certificate import CalibrationBin, EvaluationRecord, MetricRecord, SampleRecord, SliceRecord
 from evalmode.report.confusions import Confusions, confusions
-from evalmode.report.wording import Figure, figure, finite, joined, number, several
-from evalmode.terminal.layout import duration
+from evalmode.report.wording import Figure, figure, finite, joined, number, several, time_taken
 
 __all__ = ["Evaluated", "ImageBudget", "IntervalBar", "SliceRow", "Slices", "WorstSample", "evaluated", "gap_of_bins"]
 
@@ -157,12 +156,12 @@ def _is_drawn(item: CalibrationBin) -> bool:
 
 
 def _summary(record: EvaluationRecord) -> str:
-    rate = record.samples / record.seconds if finite(record.seconds) and record.seconds > 0 else 0.0
+    took = time_taken(record.seconds)
     parts = [
         several(record.samples, "sample"),
         f"loaded in batches of {record.batch_size}" if record.batch_size else "",
         f"run {', '.join(map(str, record.execution_sizes))} at a time" if record.execution_sizes else "",
-        f"{duration(record.seconds)}, {rate:,.0f} samples/s" if rate else "",
+        took and f"{took}, {record.samples / record.seconds:,.0f} samples/s",
         f"data {record.data[:12]}" if record.data else "",
     ]
     return joined(parts, " · ")
