@@ -93,6 +93,8 @@ def test_a_confusion_matrix_loses_no_sample(rows):
     assert (cells[:, own].sum(0) == table[:, chosen].sum(0)).all()
     if len(rows) <= 24:
         assert view.labels == labels
+    words = [cell.words for row in view.rows for cell in row.cells]
+    assert sum(int(said.split(": ")[1].split(" ")[0].replace(",", "")) for said in words if said) == table.sum()
     errors = table.sum(1) + table.sum(0) - 2 * table.diagonal()
     assert min(errors[chosen]) >= max((errors[index] for index in range(len(rows)) if index not in chosen), default=0)
     wrong = sorted(table[one, other] for one in range(len(rows)) for other in range(len(rows)) if one != other)[::-1]
@@ -208,15 +210,14 @@ def test_bins_lie_where_their_figures_say():
     assert np.corrcoef(down, [0.1, 0.3, 0.5, 0.9])[0, 1] == pytest.approx(1)
 
 
-@given(st.floats(1e-9, 1e9), st.floats(1.4, 1e15))
+@given(st.floats(1e-9, 1e9), st.floats(1.5, 1e15))
 def test_ticks_lie_inside_and_are_few(low, ratio):
     ticks = log_ticks(low, low * ratio)
     assert len(ticks) <= 8
     assert ticks == sorted(set(ticks))
     assert all(low <= tick <= low * ratio for tick in ticks)
-    assert all(tick == float(f"{tick:.0e}") for tick in ticks)
-    if ratio >= 10:
-        assert ticks
+    assert all(tick == float(f"{tick:.1e}") for tick in ticks)
+    assert len(ticks) >= 3
 
 
 @given(st.text(max_size=2_000))

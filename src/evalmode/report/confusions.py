@@ -17,10 +17,11 @@ _OTHERS = "all others"
 
 @dataclass(frozen=True, slots=True)
 class ConfusionCell:
-    """A count, and the style of its cell: right or wrong, and how large a share of its row it is."""
+    """A count, the style of its cell (right or wrong, how large a share of its row it is), and the same in words."""
 
     text: str
     style: str
+    words: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +57,7 @@ def confusions(record: ConfusionRecord) -> Confusions | None:
     shown, table = (labels, counts) if len(labels) <= _MOST else _condensed(record)
     return Confusions(
         labels=shown,
-        rows=tuple(_row(label, row, position) for position, (label, row) in enumerate(zip(shown, table, strict=True))),
+        rows=tuple(_row(row, position, shown) for position, row in enumerate(table)),
         frequent=_frequent(record),
         sentence=sentence,
     )
@@ -81,11 +82,17 @@ def _condensed(record: ConfusionRecord) -> tuple[tuple[str, ...], tuple[tuple[in
     return labels, (*(tuple(row) for row in table), (*below, rest))
 
 
-def _row(label: str, row: tuple[int, ...], position: int) -> ConfusionRow:
-    total = sum(row)
+def _row(row: tuple[int, ...], position: int, labels: tuple[str, ...]) -> ConfusionRow:
+    total, label = sum(row), labels[position]
     others = label == _OTHERS and position == len(row) - 1
     cells = tuple(
-        ConfusionCell(f"{count:,}", _style(count, total, right=other == position, plain=others))
+        ConfusionCell(
+            f"{count:,}",
+            _style(count, total, right=other == position, plain=others),
+            f"{label} answered with {labels[other]}: {several(count, 'sample')}, {100 * count / total:.1f} %"
+            if count > 0
+            else "",
+        )
         for other, count in enumerate(row)
     )
     right = f"{100 * row[position] / total:.1f} %" if total > 0 and not others else NOTHING

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from evalmode.certificate import CalibrationBin, EvaluationRecord, MetricRecord, SampleRecord, SliceRecord
 from evalmode.report.confusions import Confusions, confusions
@@ -72,6 +72,7 @@ class WorstSample:
     id: str
     target: str
     prediction: str
+    wrong: bool
     loss: str
     image: str
     missing: str
@@ -120,8 +121,8 @@ def evaluated(record: EvaluationRecord, budget: ImageBudget, title: str = "") ->
         title=title or record.plan or "plain eval()",
         summary=_summary(record),
         same=f"{record.same_answers:,} of {record.samples:,}" if record.same_answers is not None else "",
-        interval=f"{100 * confidences.pop():g} % interval" if len(confidences) == 1 else "interval",
-        metrics=tuple(_metric(metric) for metric in record.metrics),
+        interval=f"{100 * min(confidences):g} % interval" if len(confidences) == 1 else "interval",
+        metrics=tuple(_metric(metric, told=len(confidences) == 1) for metric in record.metrics),
         confusion=confusions(record.confusion) if record.confusion is not None else None,
         bins=bins,
         calibration_gap=number(gap, ".3f") if gap is not None else "",
@@ -167,12 +168,16 @@ def _summary(record: EvaluationRecord) -> str:
     return joined(parts, " · ")
 
 
-def _metric(metric: MetricRecord) -> MetricRow:
+def _metric(metric: MetricRecord, *, told: bool) -> MetricRow:
+    """One metric; `told` says that the heading of the column names the confidence of all of them."""
+    words = figure(metric)
+    if words.interval and not told:
+        words = replace(words, interval=f"{words.interval} ({100 * metric.confidence:g} %)")
     value, low, high = finite(metric.value), finite(metric.low), finite(metric.high)
     bar = None
     if metric.count is not None and value is not None and low is not None and high is not None:
         bar = _bar(value, low, high, (0.0, 1.0), None)
-    return MetricRow(name=metric.name, shown=figure(metric), method=metric.method, bar=bar)
+    return MetricRow(name=metric.name, shown=words, method=metric.method, bar=bar)
 
 
 def _slices(slices: Sequence[SliceRecord], whole: Sequence[MetricRecord]) -> Slices:
@@ -257,6 +262,7 @@ def _worst(sample: SampleRecord, budget: ImageBudget) -> WorstSample:
         id=sample.id,
         target=sample.target,
         prediction=sample.prediction,
+        wrong=bool(sample.target) and sample.prediction != sample.target,
         loss=number(sample.loss) if sample.loss is not None else "",
         image=image,
         missing=missing,

@@ -53,6 +53,7 @@ class Plans:
     chosen: str
     speedup: str
     faster: bool
+    none_faster: bool
     setting: str
     notes: tuple[str, ...]
     more: str
@@ -68,6 +69,7 @@ def plan_view(record: OptimizationRecord) -> Plans:
             chosen="",
             speedup="",
             faster=False,
+            none_faster=False,
             setting=_setting(record),
             notes=record.notes,
             more="",
@@ -86,6 +88,7 @@ def plan_view(record: OptimizationRecord) -> Plans:
         chosen=chosen.name,
         speedup=factor(chosen.speedup),
         faster=chosen.outcome == "chosen",
+        none_faster=not any(plan.outcome == "verified" and (finite(plan.speedup) or 0) > 1 for plan in ordered),
         setting=_setting(record),
         notes=record.notes,
         more=f"{several(len(ordered) - _MOST, 'further plan')} in the certificate" if len(ordered) > _MOST else "",

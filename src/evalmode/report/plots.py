@@ -109,19 +109,23 @@ def _logarithmic(channel: Any, values: Sequence[float]) -> Any:
 
 
 def log_ticks(low: float, high: float) -> list[float]:
-    """At most eight of 1, 2 and 5 times the powers of ten from `low` to `high`, or powers of ten alone.
+    """From three to eight round numbers from `low` to `high`: 1, 2 and 5 times powers of ten where those are enough.
 
     Example:
-        >>> log_ticks(0.15, 6), log_ticks(0.5, 2e9)
-        ([0.2, 0.5, 1.0, 2.0, 5.0], [1.0, 100.0, 10000.0, 1000000.0, 100000000.0])
+        >>> log_ticks(0.15, 6), log_ticks(0.5, 2e9), log_ticks(0.6, 1.1)
+        ([0.2, 0.5, 1.0, 2.0, 5.0], [1.0, 100.0, 10000.0, 1000000.0, 100000000.0], [0.6, 0.7, 0.8, 0.9, 1.0])
     """
-    first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
-    fine = [float(f"{digit}e{power}") for power in range(first, last + 1) for digit in (1, 2, 5)]
-    inside = [tick for tick in fine if low <= tick <= high]
-    if len(inside) <= 8:
-        return inside
-    powers = [tick for tick in inside if math.isclose(math.log10(tick) % 1, 0, abs_tol=1e-9)]
-    return powers[:: max(1, math.ceil(len(powers) / 6))]
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    inside: list[float] = []
+    for digits in (range(10, 11), (10, 20, 50), range(10, 100, 10), range(10, 100)):
+        found = [float(f"{digit}e{power - 1}") for power in powers for digit in digits]
+        finer = [tick for tick in found if low <= tick <= high]
+        if len(inside) >= 3 and len(finer) > 8:
+            break
+        inside = finer
+        if 5 <= len(inside) <= 8:
+            break
+    return inside[:: math.ceil(len(inside) / 8) or 1]
 
 
 def _plan_value(point: PlanPoint, least: float, most: float) -> dict[str, Any]:
