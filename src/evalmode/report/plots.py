@@ -142,7 +142,7 @@ def _plan_value(point: PlanPoint, least: float, most: float) -> dict[str, Any]:
 def _bin_value(item: CalibrationBin) -> dict[str, Any]:
     confidence, accuracy = finite(item.confidence) or 0.0, finite(item.accuracy) or 0.0
     words = (
-        f"confidence {item.low:.0%} to {item.high:.0%}; mean {confidence:.1%}; right {accuracy:.1%}; "
+        f"confidence {100 * item.low:.3g} to {100 * item.high:.3g} %; mean {confidence:.1%}; right {accuracy:.1%}; "
         f"{several(item.count, 'sample')}"
     )
     return {"confidence": confidence, "accuracy": accuracy, "count": item.count, "words": words}

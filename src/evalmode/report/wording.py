@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from evalmode.certificate import MetricRecord
+from evalmode.terminal.evaluations import metric_texts
 from evalmode.terminal.layout import displayable, duration
-from evalmode.terminal.results import metric_texts
 
 __all__ = ["Figure", "factor", "figure", "finite", "joined", "number", "several", "shown", "time_taken"]
 
