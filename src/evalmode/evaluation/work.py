@@ -19,7 +19,7 @@ from evalmode.evaluation import whole_metrics
 from evalmode.evaluation.batches import batch_length, batches_from
 from evalmode.evaluation.choice import chosen_metrics, refuse_equal_names
 from evalmode.evaluation.figures import (
-    calibration,
+    calibration_of,
     confusion_of,
     data_digest,
     metrics_of,
@@ -29,11 +29,12 @@ from evalmode.evaluation.figures import (
 from evalmode.evaluation.groups import Group, Lost
 from evalmode.evaluation.identity import data_identity, described, model_identity
 from evalmode.evaluation.journal import Journal
-from evalmode.evaluation.keeping import CONFIDENCE, Keeping
+from evalmode.evaluation.keeping import Keeping
 from evalmode.evaluation.labels import Labels, inputs_named
 from evalmode.evaluation.loading import Loading
 from evalmode.evaluation.options import Options
 from evalmode.evaluation.passing import Pass
+from evalmode.evaluation.predictions import write_predictions
 from evalmode.evaluation.progress import OnProgress, Tracker, shown
 from evalmode.evaluation.reading import Reader
 from evalmode.evaluation.result import Evaluation
@@ -100,7 +101,7 @@ class Work:
                 self.labels,
                 tracker,
                 split=self.options.split,
-                wanted=inputs_named(self.module),
+                wanted=inputs_named(self.module or self.model),
                 on_bad_sample=self.options.on_bad_sample,
             )
             stack.enter_context(self.runner.running())
@@ -153,7 +154,9 @@ class Work:
         options = self.options
         size = 64 if options.batch_size == "auto" else options.batch_size
         if source is None:
-            return _AsTheyCome(self.data, size, options.most)
+            loading = _AsTheyCome(self.data, size, options.most)
+            self.notes += loading.batches.notes
+            return loading
         return Loading(
             source,
             size=self.runner.size,
@@ -202,7 +205,7 @@ class Work:
             bad=keeping.listed(),
             slices=slice_records(self.cuts, samples, tuple(metrics.values()), confidence, clusters),
             confusion=confusion_of(samples),
-            calibration=self._calibration(samples),
+            calibration=calibration_of(samples),
             worst=self._worst(metrics, samples),
             notes=tuple(dict.fromkeys((*self.notes, *self.runner.notes, *work.notes, *said))),
             seconds=time.perf_counter() - self.started,
@@ -223,23 +226,13 @@ class Work:
             return None
         return samples.columns[groups if isinstance(groups, str) else "groups"]
 
-    def _calibration(self, samples: Samples) -> Any:
-        confidence, target, answers = samples.columns.get(CONFIDENCE), samples.target, samples.prediction
-        if confidence is None or target is None or answers is None or not np.isfinite(confidence).all():
-            return ()
-        if target.size != len(samples) or answers.shape != (len(samples),) or answers.dtype.kind == "f":
-            return ()
-        return calibration(confidence, answers == target.reshape(-1))
-
     def _worst(self, metrics: dict[str, Metric], samples: Samples) -> tuple[SampleRecord, ...]:
         return worst_samples(metrics, samples)
 
     def _kept(self, evaluation: Evaluation) -> Evaluation:
-        if self.options.keep_predictions in {None, True, False}:
-            return evaluation
-        from evalmode.evaluation.predictions import write_predictions
-
-        write_predictions(self.options.keep_predictions, evaluation)
+        where = self.options.keep_predictions
+        if where is not None and not isinstance(where, bool):
+            write_predictions(where, evaluation)
         return evaluation
 
 

@@ -19,7 +19,7 @@ from evalmode.report.contract import clause_rows, headline, stray_findings
 from evalmode.report.evaluations import Evaluated, ImageBudget, evaluated
 from evalmode.report.plans import Plans, plan_view
 from evalmode.report.wording import joined, several, shown, time_taken
-from evalmode.terminal.plans import size_text
+from evalmode.terminal.plans import byte_size
 
 if TYPE_CHECKING:
     import jinja2
@@ -237,7 +237,7 @@ def _environment(certificate: Certificate | None) -> list[tuple[str, str]]:
         return []
     model, machine = certificate.model, certificate.environment
     passes = several(certificate.forward_passes, "forward pass", "forward passes")
-    size = f"{several(model.modules, 'module')}, {several(model.parameters, 'parameter')}, {size_text(model.bytes)}"
+    size = f"{several(model.modules, 'module')}, {several(model.parameters, 'parameter')}, {byte_size(model.bytes)}"
     cores, threads = several(machine.cores, "core"), several(machine.threads, "thread")
     took = time_taken(certificate.seconds)
     versions = [f"evalmode {machine.evalmode}", f"torch {machine.torch}", f"Python {machine.python}", machine.platform]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from evalmode.certificate import OptimizationRecord, PlanRecord
 from evalmode.report.wording import NOTHING, factor, finite, joined, number, several, shown, time_taken
-from evalmode.terminal.plans import size_text
+from evalmode.terminal.plans import byte_size
 
 __all__ = ["PlanPoint", "PlanRow", "Plans", "plan_view"]
 
@@ -119,7 +119,7 @@ def _row(position: int, plan: PlanRecord, *, chosen: bool, drawn: bool) -> PlanR
         rate=number(rate, ",.0f" if rate is not None and rate >= 100 else ".3g"),
         speedup=factor(plan.speedup),
         error=factor(plan.error),
-        memory=size_text(plan.peak_bytes) or NOTHING,
+        memory=byte_size(plan.peak_bytes) or NOTHING,
         build=time_taken(plan.build_seconds) or NOTHING,
         reason=plan.reason.removeprefix(f"{plan.outcome}: ") or joined(detail),
         drawn=drawn,
