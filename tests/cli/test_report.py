@@ -26,12 +26,29 @@ def test_the_page_lies_beside_its_certificate_or_where_it_is_asked_for(certified
     assert "F.dropout(self.head(inputs), 0.5)" in first
 
 
+def test_evaluations_stand_beside_the_certificate_or_alone(certified, capsys):
+    import torch
+
+    from evalmode.evaluation.evaluator import evaluate
+
+    data = torch.rand(40, 4), torch.arange(40) % 3
+    evaluate(torch.nn.Linear(4, 3), data, progress=False).save("other.json")
+    evaluate(torch.nn.Linear(4, 3), data, progress=False, keep_predictions="other.parquet")
+    assert main(["report", str(certified), "other.json", "other.parquet", "-o", "all.html"]) == 0
+    page = Path("all.html").read_text(encoding="utf-8")
+    assert [f'id="test-{number}"' in page for number in (1, 2, 3, 4)] == [True, True, True, False]
+    assert main(["report", "other.json"]) == 0
+    assert "<title>Linear</title>" in Path("report.html").read_text(encoding="utf-8")
+    assert main(["report", str(certified), str(certified)]) == 2
+    assert "2 certificates were given" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("content", [None, "{}", "not JSON"])
 def test_what_is_no_certificate_is_the_users_mistake(task_folder, capsys, content):
     if content is not None:
         Path("c.json").write_text(content, encoding="utf-8")
     assert main(["report", "c.json"]) == 2
-    assert "CertificateError" in capsys.readouterr().err
+    assert "UsageError" in capsys.readouterr().err
     assert not Path("report.html").exists()
 
 

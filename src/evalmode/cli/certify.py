@@ -127,12 +127,12 @@ def _model_step(fast: OptimizedPredictor, path: Path) -> list[tuple[str, str]]:
 def _report_step(certificate: Certificate, path: Path) -> list[tuple[str, str]]:
     """The page; where it cannot be drawn here, that is said with what to install, and the certificate stands."""
     from evalmode.cli.printing import say
-    from evalmode.errors import MissingExtraError
+    from evalmode.errors import MissingExtraError, UsageError
     from evalmode.report.page import write_report
 
     try:
         return [("report", str(write_report(path, certificate)))]
-    except MissingExtraError as error:
+    except (MissingExtraError, UsageError) as error:
         say(f"no report.html: {error.got}: {error.fix}")
         return []
 

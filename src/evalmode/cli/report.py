@@ -1,4 +1,4 @@
-"""`evalmode report CERTIFICATE.json`: the page of a certificate."""
+"""`evalmode report FILE...`: a certificate and evaluations as one page."""
 
 from __future__ import annotations
 
@@ -14,20 +14,24 @@ app = typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False, add_com
 
 @app.command("report")
 def report_of(
-    certificate: Annotated[
-        Path,
-        typer.Argument(metavar="CERTIFICATE.json", help="A certificate, as `evalmode certify --out DIR` writes it."),
+    files: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="FILE...", help="A certificate, and evaluations: JSON of save(), or Parquet of keep_predictions."
+        ),
     ],
     out: Annotated[
         Path | None,
-        typer.Option("--out", "-o", metavar="FILE", help="Where to write the page.  [default: report.html beside it]"),
+        typer.Option("--out", "-o", metavar="FILE", help="Where to write it.  [default: report.html beside the first]"),
     ] = None,
 ) -> None:
-    """Draw a certificate as one page, report.html, that needs no network."""
-    from evalmode.certificate import Certificate
+    """Draw a certificate and evaluations as one page, report.html, that needs no network. Nothing is run."""
     from evalmode.cli.printing import print_text
+    from evalmode.cli.result_files import read_results
     from evalmode.report.page import write_report
 
-    page = write_report(out or certificate.parent / "report.html", Certificate.load(certificate))
+    certificate, evaluations = read_results(files, "report")
+    title = evaluations[0].subject if certificate is None and evaluations else ""
+    page = write_report(out or files[0].parent / "report.html", certificate, evaluations, title=title)
     print_text(f"{page}  {page.stat().st_size / 1e6:.2f} MB")
     raise typer.Exit(0)
