@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -42,8 +42,13 @@ def records_of(
     return tuple(found), notes
 
 
-def worst_samples(metrics: Mapping[str, Metric], samples: Samples, count: int = _WORST) -> tuple[SampleRecord, ...]:
-    """The samples with the largest loss: of the first metric that has a value per sample where less is better."""
+def worst_samples(
+    metrics: Mapping[str, Metric], samples: Samples, picture: Callable[[int], str], count: int = _WORST
+) -> tuple[SampleRecord, ...]:
+    """The samples with the largest loss: of the first metric that has a value per sample where less is better.
+
+    `picture(place)` draws the sample at a place of `samples`.
+    """
     ranked = _loss(metrics, samples)
     if ranked is None:
         return ()
@@ -54,6 +59,7 @@ def worst_samples(metrics: Mapping[str, Metric], samples: Samples, count: int = 
             target=_shown(samples.target, place),
             prediction=_shown(samples.prediction, place),
             loss=float(ranked[place]),
+            image=picture(place),
         )
         for place in order.tolist()
     )

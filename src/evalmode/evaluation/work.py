@@ -34,6 +34,7 @@ from evalmode.evaluation.labels import Labels, inputs_named
 from evalmode.evaluation.loading import Loading
 from evalmode.evaluation.options import Options
 from evalmode.evaluation.passing import Pass
+from evalmode.evaluation.pictures import picture_of
 from evalmode.evaluation.predictions import write_predictions
 from evalmode.evaluation.progress import OnProgress, Tracker, shown
 from evalmode.evaluation.reading import Reader
@@ -75,10 +76,11 @@ class Work:
         keep_scores = bool(options.keep_predictions) or bool(self.whole)
         self.reader = Reader(options.prediction, chosen_metrics(rest), options.loss, keep_scores=keep_scores)
         self.notes: list[str] = []
+        self.source: Source | None = None
 
     def result(self, progress: bool | OnProgress) -> Evaluation:
         """The evaluation."""
-        source = source_of(self.data) if self.options.exact else None
+        source = self.source = source_of(self.data) if self.options.exact else None
         if source is not None:
             self._require_end(source)
             self.labels.require_length(source.samples)
@@ -206,7 +208,7 @@ class Work:
             slices=slice_records(self.cuts, samples, tuple(metrics.values()), confidence, clusters),
             confusion=confusion_of(samples),
             calibration=calibration_of(samples),
-            worst=self._worst(metrics, samples),
+            worst=self._worst(metrics, samples, keeping),
             notes=tuple(dict.fromkeys((*self.notes, *self.runner.notes, *work.notes, *said))),
             seconds=time.perf_counter() - self.started,
         )
@@ -226,8 +228,16 @@ class Work:
             return None
         return samples.columns[groups if isinstance(groups, str) else "groups"]
 
-    def _worst(self, metrics: dict[str, Metric], samples: Samples) -> tuple[SampleRecord, ...]:
-        return worst_samples(metrics, samples)
+    def _worst(self, metrics: dict[str, Metric], samples: Samples, keeping: Keeping) -> tuple[SampleRecord, ...]:
+        positions = np.sort(keeping.done)
+        source = self.source
+
+        def picture(place: int) -> str:
+            if source is None or (source.fetch is None and source.rows is None):
+                return ""
+            return picture_of(source.sample(int(positions[place])))
+
+        return worst_samples(metrics, samples, picture)
 
     def _kept(self, evaluation: Evaluation) -> Evaluation:
         where = self.options.keep_predictions
