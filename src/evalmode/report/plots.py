@@ -109,7 +109,7 @@ def _logarithmic(channel: Any, values: Sequence[float]) -> Any:
 
 
 def log_ticks(low: float, high: float) -> list[float]:
-    """From three to eight round numbers from `low` to `high`: 1, 2 and 5 times powers of ten where those are enough.
+    """From three to eight numbers from `low` to `high`, as round as there are: powers of ten where those are enough.
 
     Example:
         >>> log_ticks(0.15, 6), log_ticks(0.5, 2e9), log_ticks(0.6, 1.1)
@@ -117,13 +117,10 @@ def log_ticks(low: float, high: float) -> list[float]:
     """
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     inside: list[float] = []
-    for digits in (range(10, 11), (10, 20, 50), range(10, 100, 10), range(10, 100)):
+    for digits in ((10,), (10, 20, 50), (10, 15, 20, 30, 50, 70), range(10, 100, 10), range(10, 100)):
         found = [float(f"{digit}e{power - 1}") for power in powers for digit in digits]
-        finer = [tick for tick in found if low <= tick <= high]
-        if len(inside) >= 3 and len(finer) > 8:
-            break
-        inside = finer
-        if 5 <= len(inside) <= 8:
+        inside = [tick for tick in found if low <= tick <= high]
+        if len(inside) >= 3:
             break
     return inside[:: math.ceil(len(inside) / 8) or 1]
 
