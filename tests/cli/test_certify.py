@@ -1,3 +1,4 @@
+import sys
 from pathlib import Path
 
 import msgspec
@@ -16,13 +17,25 @@ def test_kept(task_folder, capsys):
     assert "  ✓ deterministic        same bits again, here and in a fresh process" in lines
     assert any(line.startswith("Test set, 40 samples") for line in lines)
     assert any(line.startswith(f"KEPT  {len(CLAUSE_FILES)} of {len(CLAUSE_FILES)} clauses on ") for line in lines)
-    assert lines[-1] == "  certificate  deep/out/certificate.json"
+    assert lines[-2:] == ["  certificate  deep/out/certificate.json", "  report       deep/out/report.html"]
+    assert "<title>KEPT: task.py</title>" in Path("deep/out/report.html").read_text(encoding="utf-8")
     assert max(map(len, lines)) <= 80
     assert shown.err == ""
     kept = Certificate.load("deep/out/certificate.json")
     assert kept.ok
     assert kept.subject == "task.py"
     assert kept.evaluation.samples == 40
+
+
+def test_without_what_the_report_needs_the_certificate_stands(task_folder, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "altair", None)
+    assert main(["certify", "task.py", "--out", "out"]) == 0
+    shown = capsys.readouterr()
+    assert shown.out.splitlines()[-1] == "  certificate  out/certificate.json"
+    assert "no report.html: the report needs altair" in shown.err
+    assert "pip install 'evalmode[evaluate]'" in shown.err
+    assert Certificate.load("out/certificate.json").ok
+    assert not Path("out/report.html").exists()
 
 
 def test_broken_says_where_and_how_to_mend_it_and_ends_with_1(task_folder, capsys):
@@ -95,7 +108,6 @@ def test_a_bar_on_a_terminal_and_results_apart_from_it(task_folder):
     import contextlib
     import os
     import subprocess
-    import sys
 
     import evalmode
 

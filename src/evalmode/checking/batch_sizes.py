@@ -44,25 +44,30 @@ def covered(probes: Probes, size: int, decided: list[int]) -> bool:
 def size_classes(probes: Probes, sizes: tuple[int, ...]) -> Measured:
     """The classes of batch sizes that agree bit for bit, and the largest difference between any two.
 
-    Where the outputs hold one score a class: how many samples were compared, and of how many of them the decision is
-    another one in some class.
+    `differences between classes` has a row a class: how far it lies from each class before it. Where the outputs hold
+    one score a class: how many samples were compared, and of how many of them the decision is another one in some
+    class of sizes.
     """
     classes: list[list[int]] = []
+    apart: list[list[float]] = []
     largest, answers = 0.0, 0
     changed: set[int] = set()
     for size in sorted({*sizes, probes.size} & probes.sizes.keys()):
         against = probes.between(probes.size, size)  # the reference holds every sample that is compared
         changed |= against.changed
         answers = max(answers, against.answers if size != probes.size else 0)
+        gaps: list[float] = []
         for members in classes:
             found = probes.between(members[-1], size)  # the largest so far shares the most samples
             if found.same:
                 members.append(size)
                 break
+            gaps.append(found.gap)
             largest = max(largest, found.gap)
         else:
             classes.append([size])
-    measured: Measured = {"size classes": classes, "largest difference": largest}
+            apart.append(gaps)
+    measured: Measured = {"size classes": classes, "largest difference": largest, "differences between classes": apart}
     if answers:
         compared = probes.samples_at(range(answers))
         measured |= {"answers that change": probes.samples_at(changed), "answers compared": compared}
@@ -76,10 +81,9 @@ def rounding_note(measured: Measured, module: str | None, at_one_size: bool) -> 
         >>> print(*rounding_note({"size classes": [[1], [2, 3]], "largest difference": 2e-6}, "head", True))
         rounding: sizes 1 | 2-3 differ by up to 2.0e-06, first in head; at one size: 0 bits
     """
-    classes = measured["size classes"]
-    if not isinstance(classes, list) or len(classes) < 2:
+    groups = _groups(measured)
+    if len(groups) < 2:
         return ()
-    groups = [members for members in classes if isinstance(members, list)]
     tested = sorted(size for members in groups for size in members)
     line = f"rounding: sizes {' | '.join(_ranges(members, tested) for members in groups)}"
     line += f" differ by up to {measured['largest difference']:.1e}"
@@ -91,8 +95,7 @@ def rounding_note(measured: Measured, module: str | None, at_one_size: bool) -> 
 
 def first_module(probes: Probes, measured: Measured) -> str | None:
     """The first module whose output differs between the first two classes of sizes; None if none is seen."""
-    classes = measured["size classes"]
-    groups = [members for members in classes if isinstance(members, list)] if isinstance(classes, list) else []
+    groups = _groups(measured)
     if len(groups) < 2:
         return None
     pairs = ((one, other) for one in reversed(groups[0]) for other in reversed(groups[1]))
@@ -105,6 +108,13 @@ def first_module(probes: Probes, measured: Measured) -> str | None:
     except ModelRunError:
         return None
     return next((key[0] for key, mark in first.items() if key in second and second[key] != mark), None)
+
+
+def _groups(measured: Measured) -> list[list[int]]:
+    """The classes of sizes among what was measured."""
+    classes = measured["size classes"]
+    found = [members for members in classes if isinstance(members, list)] if isinstance(classes, list) else []
+    return [[size for size in members if isinstance(size, int)] for members in found]
 
 
 def _ranges(members: list[int], tested: list[int]) -> str:

@@ -9,7 +9,7 @@ from evalmode.finding import Finding
 
 __all__ = ["Examination", "Measured"]
 
-Measured = dict[str, float | int | str | bool | list[int] | list[list[int]]]
+Measured = dict[str, float | int | str | bool | list[int] | list[list[int]] | list[list[float]]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -38,7 +38,8 @@ FolderOption = Annotated[
     typer.Option(
         "--out",
         metavar="DIR",
-        help="Folder for certificate.json and model.evalmode (default: here; with --format json only if given).",
+        help="Folder for certificate.json, model.evalmode and report.html (default: here; with --format json only if "
+        "given).",
         file_okay=False,
     ),
 ]
@@ -69,7 +70,7 @@ def certify_task(
     budget: BudgetOption = None,
     output_format: FormatOption = Format.TEXT,
 ) -> None:
-    """Check a model, find its fastest plan, evaluate its test data, and write a certificate."""
+    """Check a model, find its fastest plan, evaluate its test data, and write a certificate and a report."""
     from evalmode.cli.printing import Progress, move_model, print_certificate, users_code, writable_folder
     from evalmode.fresh_process import load_seeded
     from evalmode.terminal import certificate_text
@@ -105,6 +106,7 @@ def certify_task(
         if fast is not None:
             fast.attach(certificate)
             steps += _model_step(fast, folder / "model.evalmode")
+        steps += _report_step(certificate, folder / "report.html")
     steps += _next_steps(certificate, reference)
     print_certificate(certificate, output_format, lambda made: certificate_text(made, next_steps=steps))
     raise typer.Exit(0 if certificate.ok else 1)
@@ -119,6 +121,19 @@ def _model_step(fast: OptimizedPredictor, path: Path) -> list[tuple[str, str]]:
         return [("model", str(saved_artifact(fast, path)))]
     except ArtifactError as error:
         say(f"no model.evalmode: {error.got}")
+        return []
+
+
+def _report_step(certificate: Certificate, path: Path) -> list[tuple[str, str]]:
+    """The page; where it cannot be drawn here, that is said with what to install, and the certificate stands."""
+    from evalmode.cli.printing import say
+    from evalmode.errors import MissingExtraError, UsageError
+    from evalmode.report.page import write_report
+
+    try:
+        return [("report", str(write_report(path, certificate)))]
+    except (MissingExtraError, UsageError) as error:
+        say(f"no report.html: {error.got}: {error.fix}")
         return []
 
 

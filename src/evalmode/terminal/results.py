@@ -15,7 +15,7 @@ from evalmode.terminal.evaluations import evaluation_lines
 from evalmode.terminal.layout import Look, duration, ends, entry, look, plural, render
 from evalmode.terminal.plans import plan_lines
 
-__all__ = ["certificate_text", "check_text"]
+__all__ = ["certificate_text", "check_text", "short_path"]
 
 _MARKS = {
     Verdict.KEPT: ("✓", "ok", "green"),
@@ -178,7 +178,7 @@ def _detail_lines(
 
 def _place_parts(place: Place, module_width: int) -> list[str]:
     module = place.module or "(the model itself)"
-    where = f"{_short_path(place.file)}:{place.line}" if place.file else ""
+    where = f"{short_path(place.file)}:{place.line}" if place.file else ""
     return [module.ljust(module_width) if where or place.source else module, where, place.source.strip(" \t\n")]
 
 
@@ -186,7 +186,7 @@ def _module_width(findings: Sequence[Finding]) -> int:
     return max((len(finding.place.module) for finding in findings if len(finding.place.module) <= 24), default=0)
 
 
-def _short_path(file: str) -> str:
+def short_path(file: str) -> str:
     """A path as one would type it here: relative below the current folder, from ~ below home, else as it is."""
     path = Path(file)
     for base, shown in ((Path.cwd(), Path()), (Path.home(), Path("~"))):

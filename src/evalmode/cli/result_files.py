@@ -1,0 +1,105 @@
+"""What commands read: certificates, and evaluations as JSON or Parquet."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from evalmode.errors import UsageError
+
+if TYPE_CHECKING:
+    from evalmode.certificate import Certificate, Environment, EvaluationRecord, ModelRecord
+
+__all__ = ["ReadEvaluation", "read_result", "read_results"]
+
+
+@dataclass(frozen=True)
+class ReadEvaluation:
+    """An evaluation as its JSON or its Parquet has it."""
+
+    record: EvaluationRecord
+    model: ModelRecord | None
+    environment: Environment | None
+    subject: str
+
+
+def read_results(files: Sequence[Path], what: str) -> tuple[Certificate | None, list[ReadEvaluation]]:
+    """The certificate among `files`, if there is one, and the evaluations in their order; `what` is made of them.
+
+    Raises:
+        UsageError: a file cannot be read or is neither, or there are several certificates.
+        CertificateError, PredictionsError: one is damaged, or of a newer format.
+    """
+    certificates: list[Certificate] = []
+    evaluations: list[ReadEvaluation] = []
+    for file in files:
+        read = read_result(file)
+        if isinstance(read, ReadEvaluation):
+            evaluations.append(read)
+        else:
+            certificates.append(read)
+    if len(certificates) > 1:
+        raise UsageError(
+            f"{len(certificates)} certificates were given", expected="at most one", fix=f"a {what} of each"
+        )
+    return certificates[0] if certificates else None, evaluations
+
+
+def read_result(file: Path) -> Certificate | ReadEvaluation:
+    """What a file holds.
+
+    Raises:
+        UsageError: it cannot be read, or is neither a certificate nor an evaluation.
+        CertificateError, PredictionsError: it is damaged, or of a newer format.
+    """
+    import msgspec
+
+    from evalmode.certificate import Certificate
+
+    expected = "certificate.json of `evalmode certify`, JSON of evaluation.save(), or Parquet of keep_predictions="
+    try:
+        data = file.read_bytes()
+    except OSError as error:
+        raise UsageError(f"cannot read {str(file)!r}: {error.strerror}", expected=expected) from error
+    if data.startswith(b"PAR1"):
+        from evalmode.evaluation.predictions import read_predictions
+
+        parts = read_predictions(file)
+        return ReadEvaluation(parts["record"], parts["model"], parts["environment"], parts["subject"])
+    try:
+        tree = msgspec.json.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"{str(file)!r} is no JSON: {error}", expected=expected) from error
+    if isinstance(tree, dict) and "format_version" in tree:
+        return Certificate.load(file)
+    if not isinstance(tree, dict) or not isinstance(tree.get("evaluation"), dict):
+        raise UsageError(f"{str(file)!r} is neither a certificate nor an evaluation", expected=expected)
+    return _evaluation(file, tree)
+
+
+def _evaluation(file: Path, tree: dict[str, Any]) -> ReadEvaluation:
+    import msgspec
+
+    from evalmode.certificate import Environment, EvaluationRecord, ModelRecord
+
+    try:
+        return ReadEvaluation(
+            msgspec.convert(_with_numbers(tree["evaluation"]), EvaluationRecord),
+            msgspec.convert(tree.get("model"), ModelRecord | None),
+            msgspec.convert(tree.get("environment"), Environment | None),
+            msgspec.convert(tree.get("subject", ""), str),
+        )
+    except msgspec.ValidationError as error:
+        raise UsageError(f"{str(file)!r} is no evaluation: {error}", expected="JSON of evaluation.save()") from error
+
+
+def _with_numbers(tree: Any) -> Any:
+    """The tree with NaN where a metric's value is null: JSON has neither NaN nor infinity."""
+    if isinstance(tree, list):
+        return [_with_numbers(part) for part in tree]
+    if isinstance(tree, dict):
+        found = {name: _with_numbers(part) for name, part in tree.items()}
+        return {**found, "value": float("nan")} if "value" in found and found["value"] is None else found
+    return tree
