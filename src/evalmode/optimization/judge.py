@@ -24,10 +24,8 @@ from evalmode.predictor.optimized import OptimizedPredictor
 __all__ = ["Judge", "judge_of"]
 
 _STABILITY_RUNS = 10  # about how often each sample runs at one size
-_WIDE, _PLAIN = (
-    2.0,
-    6.0,
-)  # the cost of a sample's answers, in runs of it: in fp64, as when rounded at random, and in fp32
+# The cost of a sample's answers, in runs of it: in fp64, as long as when results are moved by a rounding, and in fp32.
+_WIDE, _PLAIN = 2.0, 6.0
 FEWEST = 12  # samples, however slow the model is
 
 
