@@ -444,12 +444,11 @@ def test_out_of_memory_starts_again_at_a_smaller_shape(error):
 
 
 def test_out_of_memory_later_goes_on_only_at_the_same_bits():
-    result = evaluate(Hungry(64, after=4), (INPUTS, LABELS), metrics=METRICS)
-    assert result.record.metrics == evaluate(Hungry(999), (INPUTS, LABELS), metrics=METRICS).record.metrics
-    with pytest.raises(
-        ModelRunError, match="out of memory at sample 256, and no smaller execution gives the same bits"
-    ):
-        evaluate(Hungry(64, after=3, rounds=True), (INPUTS, LABELS))
+    data = (INPUTS.repeat(8, 1), LABELS.repeat(8))
+    result = evaluate(Hungry(64, after=4), data, metrics=METRICS)
+    assert result.record.metrics == evaluate(Hungry(9999), data, metrics=METRICS).record.metrics
+    with pytest.raises(ModelRunError, match=r"out of memory at sample 1024, and no smaller execution gives the same"):
+        evaluate(Hungry(64, after=3, rounds=True), data)
 
 
 def test_ids_columns_and_slices_come_from_the_data():
@@ -663,21 +662,21 @@ def test_a_parquet_file_is_read_group_by_group(whole, tmp_path):
         evaluate(MODEL, tmp_path / "torn.parquet")
 
 
-def test_an_interrupted_evaluation_goes_on_from_its_journal(whole, tmp_path):
+def test_an_interrupted_evaluation_goes_on_from_its_journal(tmp_path):
     class Stopping(Pairs):
-        calls = 0
+        stops = True
 
         def __getitem__(self, place):
-            Stopping.calls += 1
-            if place == 281 and Stopping.calls < 290:
+            if place == 2000 and Stopping.stops:
                 raise KeyboardInterrupt
             return super().__getitem__(place)
 
+    data = Stopping([*range(301)] * 8)
     options = {"metrics": METRICS, "slices": "class", "journal": tmp_path / "run.journal"}
-    with pytest.raises(KeyboardInterrupt, match="stopped after 256 of 301 samples: the same call with journal="):
-        evaluate(MODEL, Stopping(), **options)
-    Stopping.calls = 999
-    result = evaluate(MODEL, Stopping(), **options)
-    same(result, whole)
-    again = evaluate(MODEL, Stopping(), **options)
+    with pytest.raises(KeyboardInterrupt, match="stopped after 1,024 of 2,408 samples: the same call with journal="):
+        evaluate(MODEL, data, **options)
+    Stopping.stops = False
+    result = evaluate(MODEL, data, **options)
+    same(result, evaluate(MODEL, data, metrics=METRICS, slices="class"))
+    again = evaluate(MODEL, data, **options)
     assert again.record == result.record

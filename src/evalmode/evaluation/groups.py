@@ -16,7 +16,7 @@ from evalmode.observe.tree import describe, leaves
 
 __all__ = ["Group", "Lost", "Sample", "collated", "grouped", "largest_group", "shape_of"]
 
-LARGEST = 256
+LARGEST = 1024
 _INPUT_BYTES = {"cpu": 4 << 20, "cuda": 128 << 20}
 _TOKENS = {"cpu": 8, "cuda": 32}
 
@@ -75,7 +75,7 @@ def largest_group(sample: Any, device: str) -> int:
 
     Example:
         >>> largest_group(torch.zeros(3, 224, 224), "cpu"), largest_group(torch.zeros(4), "cpu")
-        (4, 256)
+        (4, 1024)
     """
     tensors = [torch.as_tensor(leaf) for _, leaf in leaves(sample) if isinstance(leaf, torch.Tensor | np.ndarray)]
     if any(leaf.ndim == 1 and len(leaf) > 1 and not leaf.is_floating_point() for leaf in tensors):
@@ -96,6 +96,7 @@ def grouped(samples: Iterable[Sample | Lost], source: Source, size: int | None, 
         if isinstance(sample, Lost):
             yield sample
             continue
+        check.alone(sample)
         shape = shape_of(sample.value)
         if shape not in waiting:
             waiting[shape] = (size or largest_group(sample.value, device), [])
@@ -135,7 +136,7 @@ class _Shapes:
     """Refuses batches that differ in shape where a collate makes them of samples whose own shape cannot be seen."""
 
     def __init__(self, source: Source) -> None:
-        self.watched = source.own_collate
+        self.watched, self.collate = source.own_collate, source.collate
         self.first: dict[str, Any] | None = None
 
     def __call__(self, groups: list[Group | Lost]) -> list[Group | Lost]:
@@ -144,6 +145,16 @@ class _Shapes:
                 if isinstance(group, Group):
                     self._look(group)
         return groups
+
+    def alone(self, sample: Sample) -> None:
+        """Look at a sample without tensors, as text, collated alone: that is the shape it has of its own."""
+        if not self.watched or any(isinstance(leaf, torch.Tensor | np.ndarray) for _, leaf in leaves(sample.value)):
+            return
+        try:
+            batch = self.collate([sample.value])
+        except Exception:  # noqa: BLE001 - the user's own code; it is told with the group
+            return
+        self._look(Group(batch, (sample.position,), 1))
 
     def _look(self, group: Group) -> None:
         shapes = {

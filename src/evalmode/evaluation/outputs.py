@@ -55,7 +55,10 @@ def refuse_non_finite(outputs: Tensor) -> None:
     """
     if not outputs.is_floating_point() and not outputs.is_complex():
         return
-    bad = ~outputs.isfinite()
+    finite = outputs.isfinite()
+    if bool(finite.all()):
+        return
+    bad = ~finite
     if outputs.ndim > 1 and outputs.is_floating_point():
         ruled_out = (outputs == -torch.inf) & outputs.isfinite().any(-1, keepdim=True)
         bad &= ~ruled_out

@@ -18,14 +18,16 @@ from evalmode.mode.streams import StreamHold, hold_streams, release_streams
 from evalmode.mode.switch import evaluating
 from evalmode.observe.batching import BatchAxis, find_batch_axis, select_samples
 from evalmode.observe.tree import leaves, map_leaves, same_bits, tensor_leaves
-from evalmode.predictor.calling import call
+from evalmode.predictor.calling import arguments_of, call
 from evalmode.predictor.module_backed import ModulePredictor
 from evalmode.predictor.optimized import OptimizedPredictor
 from evalmode.predictor.protocol import Predictor
 
 __all__ = ["Runner", "runner_for"]
 
-_ACTIVATION_BYTES = {"cpu": 1 << 30, "cuda": 16 << 30}
+_ACTIVATION_BYTES = {"cpu": 1 << 30, "cuda": 16 << 30}  # of all modules of an execution: memory bounds it
+_CACHED_BYTES = {"cpu": 8 << 20, "cuda": 4 << 30}  # so much fits near the processor; below `_FEW` rows it matters less
+_FEW = 4
 
 
 class Runner:
@@ -134,8 +136,9 @@ class ModuleRunner(Runner):
         finally:
             for hook in hooks:
                 hook.remove()
-        room = _ACTIVATION_BYTES.get(self.device.type, _ACTIVATION_BYTES["cuda"]) // max(given // 2, 1)
-        return min(axis.size, 1 << max(room.bit_length() - 1, 0))
+        kind = self.device.type if self.device.type in _ACTIVATION_BYTES else "cuda"
+        near, most = (limits[kind] // max(given // 2, 1) for limits in (_CACHED_BYTES, _ACTIVATION_BYTES))
+        return min(axis.size, 1 << max(min(max(near, _FEW), most).bit_length() - 1, 0))
 
     def _executed(self, inputs: Any, axis: BatchAxis, size: int) -> Any:
         if size >= axis.size:
@@ -275,9 +278,30 @@ def runner_for(
             fix="evalmode.evaluate(model, data)",
         )
     placed, where = on_device(module, device)
-    return ModuleRunner(
-        lambda inputs: call(placed, inputs, forward), where, placed, whole=whole, named=forward is not None
-    ), placed
+    return ModuleRunner(_Calling(placed, forward), where, placed, whole=whole, named=forward is not None), placed
+
+
+class _Calling:
+    """Calls a module by the calling rule, which is checked for the first batch of a kind and where a call fails."""
+
+    def __init__(self, module: nn.Module, forward: Callable[[Any, Any], Any] | None) -> None:
+        self.module, self.forward = module, forward
+        self.kind: type | None = None
+
+    def __call__(self, inputs: Any) -> Any:
+        if type(inputs) is not self.kind:
+            outputs = call(self.module, inputs, self.forward)
+            self.kind = type(inputs)
+            return outputs
+        try:
+            if self.forward is not None:
+                return self.forward(self.module, inputs)
+            positional, named = arguments_of(inputs)
+            return self.module(*positional, **named)
+        except Exception as error:
+            if out_of_memory(error):
+                raise
+            return call(self.module, inputs, self.forward)  # it fails again, and says by what
 
 
 def joined(parts: list[Any], size: int) -> Any:
