@@ -19,6 +19,8 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from evalmode.certificate import Certificate as Certificate
+    from evalmode.certification.retest import verify as verify
+    from evalmode.certification.retested import Verification as Verification
     from evalmode.certification.whole_way import certify as certify
     from evalmode.checking.runner import CheckReport as CheckReport
     from evalmode.checking.runner import check as check
@@ -39,6 +41,7 @@ _HOMES = {
     "Predictor": "evalmode.predictor.protocol",
     "Task": "evalmode.task.definition",
     "Tolerance": "evalmode.optimization.tolerance",
+    "Verification": "evalmode.certification.retested",
     "certify": "evalmode.certification.whole_way",
     "check": "evalmode.checking.runner",
     "evaluating": "evalmode.mode.switch",
@@ -48,6 +51,7 @@ _HOMES = {
     "optimize": "evalmode.optimization.optimizer",
     "refresh": "evalmode.optimization.optimizer",
     "unfreeze": "evalmode.mode.freeze",
+    "verify": "evalmode.certification.retest",
 }
 
 __all__ = [*sorted(_HOMES), "__version__"]  # noqa: PLE0604 - the table above is the one list of public names

@@ -20,6 +20,7 @@
     │   ├── UnstableModelError               a sample's bits depend on its companions even at one fixed shape
     │   └── StalePredictorError              the model's weights are no longer those a predictor was built from
     ├── ArtifactError (ValueError)           an artifact cannot be written, read or trusted
+    │   └── OtherOutputsError                it gives other outputs here than where it was written
     ├── CertificateError (ValueError)        a certificate cannot be read or written
     ├── JournalError (RuntimeError)          a journal is in use, of another evaluation, damaged, or cannot be written
     ├── ComparisonError (ValueError)         two results cannot be compared: other samples, metrics, or nothing kept
@@ -50,6 +51,7 @@ __all__ = [
     "NonFiniteOutputError",
     "NotAModuleError",
     "OptimizationError",
+    "OtherOutputsError",
     "PatternError",
     "StalePredictorError",
     "SwitchError",
@@ -165,6 +167,10 @@ class StalePredictorError(OptimizationError):
 
 class ArtifactError(EvalmodeError, ValueError):
     """An artifact cannot be written, read or trusted."""
+
+
+class OtherOutputsError(ArtifactError):
+    """An artifact gives other outputs here than where it was written."""
 
 
 class CertificateError(EvalmodeError, ValueError):
