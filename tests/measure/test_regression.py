@@ -20,7 +20,7 @@ BOTH = [absolute_error_per_sample, squared_error_per_sample]
 
 def figure(name, outputs, target):
     metric = METRICS[name]
-    return metric_record(name, metric.per_sample(outputs, target).numpy(), metric.aggregate).value
+    return metric_record(metric, metric.per_sample(outputs, target).numpy()).value
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(1, 30))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +13,7 @@ from evalmode.errors import TaskError
 from evalmode.evaluation.answers import Answered
 from evalmode.evaluation.outputs import unreadable
 from evalmode.measure.catalog import METRICS, metric_named
-from evalmode.measure.metric import Aggregate, Metric
+from evalmode.measure.metric import Metric
 from evalmode.observe.tree import describe, map_tensors
 
 __all__ = [
@@ -38,12 +39,12 @@ MetricChoice = (
 
 @dataclass(frozen=True, slots=True)
 class Chosen:
-    """A figure to compute: one value per sample of an answered batch. Without `aggregate`, booleans are a proportion
-    and numbers a mean."""
+    """A figure to compute: what it reads of each sample of an answered batch. Without `metric`, booleans are a
+    proportion and numbers a mean."""
 
     name: str
     values: Callable[[Answered], Any]
-    aggregate: Aggregate | None = None
+    metric: Metric | None = None
 
 
 def chosen_metrics(metrics: object) -> tuple[Chosen, ...] | None:
@@ -185,13 +186,13 @@ def _named(metric: Metric) -> Chosen:
             )
         return metric.per_sample(scores, batch.target_tensor)
 
-    return Chosen(metric.name, values, metric.aggregate)
+    return Chosen(metric.name, values, metric)
 
 
 def _chosen(name: str, metric: object) -> Chosen:
     if isinstance(metric, str | Metric):
-        named = _named(metric_named(metric) if isinstance(metric, str) else metric)
-        return Chosen(name, named.values, named.aggregate)
+        known = metric_named(metric) if isinstance(metric, str) else metric
+        return Chosen(name, _named(known).values, dataclasses.replace(known, name=name))
     if not callable(metric) or isinstance(metric, type):
         raise _no_metric(metric)
     return Chosen(name, lambda batch: metric(batch.outputs, _beside(batch)))

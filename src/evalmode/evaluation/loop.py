@@ -27,7 +27,7 @@ from evalmode.evaluation.choice import (
 )
 from evalmode.evaluation.outputs import as_tensor
 from evalmode.evaluation.split import Split, checked_split, default_split
-from evalmode.measure.metric import Aggregate
+from evalmode.measure.metric import metric_of
 from evalmode.measure.summary import metric_record
 from evalmode.observe.tree import describe
 
@@ -42,9 +42,9 @@ class LoopResult:
 
     `inferred` says in words what was not stated by the task; `predictions` holds one row per sample (class indices, or
     values of a regression, or what the task's `prediction` returned), None where it is not clear what answers or where
-    the rows differ in shape; `values` holds each metric's value per sample.
+    the rows differ in shape; `values` holds what each metric reads of each sample.
 
-    Shapes: predictions `(samples, ...)`; each of `values` `(samples,)`, booleans or float64.
+    Shapes: predictions `(samples, ...)`; each of `values` `(samples,)` or `(samples, K)`, booleans or float64.
     """
 
     record: EvaluationRecord
@@ -137,7 +137,7 @@ class _Tally:
                 self.chosen = self._choose(batch)
                 self.values = [[] for _ in self.chosen]
             for chosen, kept in zip(self.chosen, self.values, strict=True):
-                kept.append(_checked(chosen.name, chosen.values(batch), batch.size, self.samples)[:counted])
+                kept.append(_checked(chosen, chosen.values(batch), batch.size, self.samples)[:counted])
             answers = _predictions(batch, self.chosen)
         self.predictions.append(None if answers is None else answers[:counted].cpu().clone())
         self.largest = max(self.largest, batch.size)
@@ -154,7 +154,7 @@ class _Tally:
             chosen.name: np.concatenate(kept) for chosen, kept in zip(self.chosen, self.values, strict=True)
         }
         records = tuple(
-            metric_record(name, values[name], chosen.aggregate or _aggregate(values[name]), confidence)
+            metric_record(chosen.metric or metric_of(name, values[name]), values[name], confidence)
             for name, chosen in zip(values, self.chosen, strict=True)
         )
         record = EvaluationRecord(
@@ -178,15 +178,16 @@ class _Tally:
         return chosen
 
 
-def _checked(name: str, result: Any, size: int, first: int) -> Values:
-    """One metric's values of a batch as booleans or float64.
+def _checked(chosen: Chosen, result: Any, size: int, first: int) -> Values:
+    """One metric's rows of a batch as booleans or float64.
 
     Raises:
-        TaskError: the metric did not give one value per sample.
+        TaskError: the metric did not give one value per sample, or one row where it is a statistic.
         BatchError: a value is NaN.
     """
-    values = as_tensor(result)
-    if values is None or values.is_complex() or values.ndim != 1 or len(values) != size:
+    name, values = chosen.name, as_tensor(result)
+    axes = 1 if chosen.metric is None or chosen.metric.statistic is None else 2
+    if values is None or values.is_complex() or values.ndim != axes or len(values) != size:
         raise TaskError(
             f"the metric {name!r} gave {describe(result)} for a batch of {size}",
             expected=f"one value per sample: a tensor of shape ({size},)",
@@ -195,7 +196,7 @@ def _checked(name: str, result: Any, size: int, first: int) -> Values:
     if values.dtype is torch.bool:
         return values.cpu().numpy().copy()
     numbers: Values = values.cpu().double().numpy().copy()
-    if (bad := np.isnan(numbers)).any():
+    if (bad := np.isnan(numbers.reshape(size, -1)).any(1)).any():
         raise BatchError(
             f"the metric {name!r} is NaN in {int(bad.sum())} of {size} samples of a batch, "
             f"the first is sample {first + int(bad.argmax())} of the data",
@@ -203,10 +204,6 @@ def _checked(name: str, result: Any, size: int, first: int) -> Values:
             fix="leave samples without a value out in split(batch)",
         )
     return numbers
-
-
-def _aggregate(values: Values) -> Aggregate:
-    return Aggregate.PROPORTION if values.dtype == np.bool_ else Aggregate.MEAN
 
 
 def _predictions(batch: Answered, chosen: tuple[Chosen, ...]) -> Tensor | None:

@@ -72,5 +72,5 @@ def binary_accuracy_per_sample(logits: Tensor, target: Tensor) -> Tensor:
     return positive == class_indices(target, classes=2, metric="binary accuracy").bool()
 
 
-ACCURACY = Metric("accuracy", accuracy_per_sample, Aggregate.PROPORTION)
-BINARY_ACCURACY = Metric("binary accuracy", binary_accuracy_per_sample, Aggregate.PROPORTION)
+ACCURACY = Metric("accuracy", accuracy_per_sample, Aggregate.PROPORTION, higher_is_better=True)
+BINARY_ACCURACY = Metric("binary accuracy", binary_accuracy_per_sample, Aggregate.PROPORTION, higher_is_better=True)

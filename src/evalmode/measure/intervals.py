@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from evalmode.errors import UsageError
 from evalmode.measure.exact import exact_mean
 
-__all__ = ["Interval", "mean_interval", "proportion_interval"]
+__all__ = ["Interval", "check_confidence", "has_scipy", "mean_interval", "proportion_interval"]
 
 RESAMPLES = 9999
 LARGEST_BOOTSTRAP = 4000
@@ -46,10 +46,10 @@ def proportion_interval(count: int, total: int, confidence: float = 0.95) -> Int
 
     Source: Clopper and Pearson, "The use of confidence or fiducial limits", Biometrika 26 (1934).
     """
-    _check_confidence(confidence)
+    check_confidence(confidence)
     if not 0 <= count <= total or total < 1:
         raise UsageError(f"a proportion of {count} in {total}", expected="0 <= count <= total, total above 0")
-    if not _has_scipy():
+    if not has_scipy():
         return Interval(None, None, NO_SCIPY)
     from scipy.stats import binomtest
 
@@ -70,7 +70,7 @@ def mean_interval(values: NDArray[np.float64], confidence: float = 0.95, *, seed
 
     Source: Efron, "Better bootstrap confidence intervals", J. Am. Stat. Assoc. 82 (1987).
     """
-    _check_confidence(confidence)
+    check_confidence(confidence)
     if not values.size:
         raise UsageError("an interval of no values", expected="at least one sample")
     if values.size == 1:
@@ -79,7 +79,7 @@ def mean_interval(values: NDArray[np.float64], confidence: float = 0.95, *, seed
         return Interval(None, None, "no interval: not every value is finite")
     if values.min() == values.max():
         return Interval(None, None, f"no interval: all {values.size} values are equal")
-    if not _has_scipy():
+    if not has_scipy():
         return Interval(None, None, NO_SCIPY)
     ordered = np.sort(values)
     if ordered.size > LARGEST_BOOTSTRAP:
@@ -131,12 +131,14 @@ def _analytic(ordered: NDArray[np.float64], confidence: float) -> Interval:
     return Interval(low, high, "ABC, the analytic form of the BCa bootstrap")
 
 
-def _check_confidence(confidence: float) -> None:
+def check_confidence(confidence: float) -> None:
+    """Raises `UsageError` where a confidence is not between 0 and 1."""
     if not 0 < confidence < 1:
         raise UsageError(f"confidence is {confidence}", expected="a number between 0 and 1", fix="confidence=0.95")
 
 
-def _has_scipy() -> bool:
+def has_scipy() -> bool:
+    """Whether scipy is installed: without it there are figures, but no intervals."""
     try:
         return importlib.util.find_spec("scipy") is not None
     except ValueError:  # an entry of None in sys.modules blocks the import

@@ -121,6 +121,8 @@ def log_loss_of_probabilities_per_sample(probabilities: Tensor, target: Tensor) 
         return torch.from_numpy(-np.log(rows.gather(1, indices[:, None])[:, 0].numpy()) + 0.0)
 
 
-LOG_LOSS = Metric("log loss", log_loss_per_sample)
-BINARY_LOG_LOSS = Metric("binary log loss", binary_log_loss_per_sample)
-LOG_LOSS_OF_PROBABILITIES = Metric("log loss of probabilities", log_loss_of_probabilities_per_sample)
+LOG_LOSS = Metric("log loss", log_loss_per_sample, higher_is_better=False)
+BINARY_LOG_LOSS = Metric("binary log loss", binary_log_loss_per_sample, higher_is_better=False)
+LOG_LOSS_OF_PROBABILITIES = Metric(
+    "log loss of probabilities", log_loss_of_probabilities_per_sample, higher_is_better=False
+)

@@ -1,52 +1,151 @@
-"""What a metric is: one value per sample, and how the values of all samples become one figure."""
+"""What a metric is: its rows, one of each sample, and how the rows of all samples become one figure."""
 
 from __future__ import annotations
 
 import enum
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, Protocol
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
-from evalmode.errors import BatchError
+from evalmode.errors import BatchError, UsageError
+from evalmode.measure.exact import exact_mean
 
 __all__ = [
     "Aggregate",
     "Metric",
     "PerSample",
+    "Statistic",
     "class_indices",
     "class_scores",
     "columns",
     "equal_length",
     "first_samples",
+    "metric_of",
     "refuse_nan",
     "same_shape",
 ]
 
 PerSample = Callable[[Tensor, Tensor], Tensor]
-"""`(outputs, target) -> values`: one value for each of the N samples, each from its own sample alone."""
+"""`(outputs, target) -> rows`: one row for each of the N samples, each from its own sample alone."""
 
 
 class Aggregate(enum.StrEnum):
-    """How per-sample values become one figure; it also decides which interval is honest."""
+    """How rows become one figure; it also decides which interval is honest."""
 
     PROPORTION = "proportion"
     MEAN = "mean"
     ROOT_MEAN = "root mean"
+    STATISTIC = "statistic"
+    """A figure of all samples together, as a rank statistic or a ratio of sums: the metric's `statistic` makes it."""
+
+
+class Statistic(Protocol):
+    """A figure of all rows together.
+
+    `figure` is exact: the same rows give the same bits in any order. `resampled` is the same figure where row i counts
+    `weights[r, i]` times, for each r at once; NaN where such a sample leaves it undefined.
+
+    Shapes: rows `(N, K)`; weights `(R, N)`, whole numbers; `resampled` gives `(R,)`.
+    """
+
+    def figure(self, rows: NDArray[Any]) -> float:
+        """The figure of all rows; `UsageError` where they leave it undefined."""
+        ...
+
+    def resampled(self, rows: NDArray[Any], weights: NDArray[Any]) -> NDArray[np.float64]:
+        """The figures of R weightings of the rows."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """A named figure over a test set.
+    """A named figure over a test set, in two pure parts: `per_sample` and `figure`.
 
-    Shapes: `per_sample` takes outputs and target with N samples along axis 0 and gives a tensor of shape `(N,)`, of
-    booleans for a proportion and of float64 otherwise. Samples are the only thing summed over, so that the figure does
-    not depend on how the data was cut into batches.
+    `higher_is_better` is None where nobody said it, as of a user's own function.
+
+    Shapes: `per_sample` takes outputs and target with N samples along axis 0 and gives `(N,)` booleans for a
+    proportion, `(N,)` float64 for a mean, and `(N, K)` float64 for a statistic. Samples are the only thing summed over,
+    so that the figure does not depend on how the data was cut into batches.
+
+    Example:
+        >>> error = Metric("error", lambda outputs, target: (outputs - target).abs(), higher_is_better=False)
+        >>> error.figure(np.array([1.0, 2.0]))
+        1.5
     """
 
     name: str
     per_sample: PerSample
     aggregate: Aggregate = Aggregate.MEAN
+    higher_is_better: bool | None = None
+    statistic: Statistic | None = None
+
+    def __post_init__(self) -> None:
+        if (self.aggregate is Aggregate.STATISTIC) != (self.statistic is not None):
+            raise UsageError(
+                f"the metric {self.name!r} has aggregate {self.aggregate} and statistic {self.statistic!r}",
+                expected="a statistic for Aggregate.STATISTIC, and for nothing else",
+            )
+
+    def figure(self, rows: NDArray[Any]) -> float:
+        """The value over all rows: the same bits in any order of the rows.
+
+        Shapes: `(N,)` or `(N, K)`, as `per_sample` gives them.
+
+        Raises:
+            UsageError: there are no rows, or they leave the figure undefined, as AUROC where all targets are one class.
+        """
+        if not len(rows):
+            raise UsageError(f"{self.name} of no samples", expected="at least one sample")
+        if self.statistic is not None:
+            return self.statistic.figure(rows)
+        if rows.ndim != 1:
+            raise UsageError(
+                f"{self.name}: rows of shape {rows.shape}", expected="one value per sample, shape (samples,)"
+            )
+        if self.aggregate is Aggregate.PROPORTION:
+            return int(np.count_nonzero(rows)) / rows.size
+        mean = exact_mean(rows.astype(np.float64))
+        return math.sqrt(mean) if self.aggregate is Aggregate.ROOT_MEAN else mean
+
+    def resampled(self, rows: NDArray[Any], weights: NDArray[Any]) -> NDArray[np.float64]:
+        """The figure where row i counts `weights[r, i]` times, for each r; NaN where that leaves it undefined.
+
+        Shapes: rows as in `figure`; weights `(R, N)`, whole numbers; gives `(R,)`.
+        """
+        if self.statistic is not None:
+            return self.statistic.resampled(rows, weights)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            sums = np.einsum("rn,n->r", weights.astype(np.float64), rows.astype(np.float64))
+            means = np.asarray(sums / weights.sum(1), np.float64)
+        return np.sqrt(means) if self.aggregate is Aggregate.ROOT_MEAN else means
+
+
+def metric_of(name: str, rows: NDArray[Any], *, higher_is_better: bool | None = None) -> Metric:
+    """A metric made on the spot for rows that a user's own function gave: booleans are a proportion, numbers a mean.
+
+    Shapes: `(N,)`.
+
+    Example:
+        >>> metric_of("solved", np.array([True, False])).aggregate.value
+        'proportion'
+    """
+
+    def per_sample(outputs: Tensor, target: Tensor) -> Tensor:
+        raise UsageError(
+            f"{name!r} was measured by a function that is not kept with its values",
+            expected="a metric of the catalog, or the function itself",
+        )
+
+    if rows.ndim != 1:
+        raise UsageError(f"{name}: rows of shape {rows.shape}", expected="one value per sample, shape (samples,)")
+    proportion = rows.dtype == np.bool_
+    better = True if proportion and higher_is_better is None else higher_is_better
+    return Metric(name, per_sample, Aggregate.PROPORTION if proportion else Aggregate.MEAN, better)
 
 
 def first_samples(bad: Tensor) -> str:

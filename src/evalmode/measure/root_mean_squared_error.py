@@ -56,4 +56,6 @@ def squared_error_per_sample(outputs: Tensor, target: Tensor) -> Tensor:
     return mean_of_each_sample((wide - wanted).square())
 
 
-ROOT_MEAN_SQUARED_ERROR = Metric("root mean squared error", squared_error_per_sample, Aggregate.ROOT_MEAN)
+ROOT_MEAN_SQUARED_ERROR = Metric(
+    "root mean squared error", squared_error_per_sample, Aggregate.ROOT_MEAN, higher_is_better=False
+)

@@ -18,7 +18,6 @@ from evalmode.optimization.task_margin import Answers, Figure, decisions_of, dem
 __all__ = ["TaskData", "task_data"]
 
 _MOST_SAMPLES = 4096
-_LOWER_IS_BETTER = ("loss", "error")
 
 
 @dataclass(frozen=True)
@@ -77,10 +76,16 @@ def _is_pair(value: Any) -> bool:
 
 
 def _metric(metric: Any) -> Metric:
-    if isinstance(metric, Metric):
-        return metric
     if isinstance(metric, str):
-        return metric_named(metric)
+        metric = metric_named(metric)
+    if isinstance(metric, Metric):
+        if metric.statistic is not None:
+            raise UsageError(
+                f"tolerance 'task' was asked for with {metric.name}, a figure of all samples together",
+                expected="a metric that has a value for each sample",
+                fix="metric='accuracy', 'log loss' or 'mean absolute error'",
+            )
+        return metric
     if callable(metric):
         return Metric(getattr(metric, "__name__", "metric"), metric, Aggregate.MEAN)
     raise UsageError(f"metric is {metric!r}", expected=f"a function of (outputs, target), or {', '.join(METRICS)}")
@@ -104,7 +109,7 @@ def _answers(
                 raise UsageError(f"{metric.name} needs a target, and the data have none", expected="(inputs, target)")
             values[metric.name].append(torch.as_tensor(metric.per_sample(outputs, target)))
     figures = {
-        metric.name: Figure(torch.cat(values[metric.name]).cpu().numpy(), metric.aggregate, _higher_is_better(metric))
+        metric.name: Figure(torch.cat(values[metric.name]).cpu().numpy(), metric.aggregate, metric.higher_is_better)
         for metric in metrics
     }
     return Answers(torch.cat(decisions) if decided and decisions else None, figures)
@@ -120,10 +125,3 @@ def _main(outputs: Any) -> Tensor:
     if not tensors:
         raise BatchError(f"the outputs hold no tensor: {describe(outputs)}", expected="scores, or whole numbers")
     return tensors[0]
-
-
-def _higher_is_better(metric: Metric) -> bool | None:
-    """Of proportions the higher is better, of losses and errors the lower; of a user's own function it is unknown."""
-    if metric.aggregate is Aggregate.PROPORTION:
-        return True
-    return False if metric.name in METRICS and any(word in metric.name for word in _LOWER_IS_BETTER) else None
