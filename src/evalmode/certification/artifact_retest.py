@@ -20,9 +20,10 @@ from evalmode.clause import Verdict
 from evalmode.errors import ArtifactError, EvalmodeError, MissingExtraError, OtherOutputsError
 from evalmode.evaluation.batches import Batches, batches_from
 from evalmode.evaluation.loop import LoopResult, evaluate_batches
+from evalmode.finding import Finding
 from evalmode.mode.derived import staleness_unchecked
 from evalmode.observe.fingerprint import environment_record, fingerprint
-from evalmode.observe.tree import map_tensors
+from evalmode.observe.tree import describe, map_tensors
 from evalmode.optimization.exporting import program_of
 from evalmode.optimization.judge import judge_of
 from evalmode.optimization.subject import Subject
@@ -30,6 +31,7 @@ from evalmode.optimization.task_data import task_data
 from evalmode.optimization.tolerance import Tolerance
 from evalmode.predictor.artifact import inspect_artifact, load
 from evalmode.predictor.calling import call
+from evalmode.predictor.golden import instability
 from evalmode.predictor.manifest import same_machine
 from evalmode.predictor.module_backed import ModulePredictor
 from evalmode.predictor.optimized import OptimizedPredictor
@@ -114,10 +116,9 @@ def certified_again(
     `task` has the data, and with `own_model` the model too, beside which the plan is held: the clause `faithful`.
     """
     predictor, created = loaded.predictor, dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
-    model = ModelRecord(name="", modules=0, parameters=0, bytes=0, fingerprint=loaded.weights)
-    here = Certificate(
-        created=created, subject=then.subject, model=model, environment=environment_record(loaded.device)
-    )
+    model = ModelRecord(name="", modules=0, parameters=0, bytes=0, fingerprint=loaded.weights)  # it knows no more
+    machine = environment_record(loaded.device)
+    here = Certificate(created=created, subject=then.subject, model=model, environment=machine)
     if predictor is None:
         return here
     wanted = [result.clause for result in then.clauses if result.verdict is not Verdict.NOT_TESTED]
@@ -125,11 +126,9 @@ def certified_again(
     batches = None if data is None else batches_from(data, batch_size, limit)
     own_inputs = batch is None and data is None
     inputs = _inputs(predictor, task, batch, None if data is None else batches_from(data, batch_size))
-    found = check(
-        predictor, inputs, clauses=[name for name in ANSWERS if name in wanted], probes=_probes(then), device=None
-    ).certificate
+    answers = [_about_answers(name, predictor, inputs, _probes(then)) for name in ANSWERS if name in wanted]
     module = module_of(task) if own_model and task is not None else None
-    clauses = list(found.clauses)
+    clauses = [result for result, _, _ in answers]
     if "faithful" in wanted:
         clauses.append(_faithful(then, predictor, task if module is not None else None, batch_size))
     evaluation = None
@@ -137,12 +136,26 @@ def certified_again(
         evaluation = _evaluated(predictor, task, batches, limit, beside_plain=module is not None)
     return msgspec.structs.replace(
         here,
-        inputs="" if own_inputs else found.inputs,
+        inputs="" if own_inputs else describe(inputs),
         clauses=tuple(clauses),
-        findings=found.findings,
+        findings=tuple(finding for _, findings, _ in answers for finding in findings),
         evaluation=evaluation,
-        forward_passes=found.forward_passes,
+        forward_passes=sum(passes for _, _, passes in answers),
     )
+
+
+def _about_answers(
+    clause: str, predictor: OptimizedPredictor, inputs: Any, probes: Any
+) -> tuple[ClauseResult, tuple[Finding, ...], int]:
+    """What `check` finds about one clause, and in how many passes; where a plan promises bits, any bit that moves with
+    the companions breaks the promise."""
+    if clause == "batch-independent" and predictor.plan.stable and (moved := instability(predictor)):
+        return ClauseResult(clause=clause, verdict=Verdict.BROKEN, probes=1, evidence=moved), (), 0
+    try:
+        found = check(predictor, inputs, clauses=[clause], probes=probes).certificate
+    except EvalmodeError as error:
+        return ClauseResult(clause=clause, verdict=Verdict.NOT_TESTED, evidence=error.got), (), 0
+    return found.clauses[0], found.findings, found.forward_passes
 
 
 def _probes(then: Certificate) -> Any:

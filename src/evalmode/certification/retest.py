@@ -120,7 +120,7 @@ def _read(source: Certificate | Source) -> Certificate:
         return source
     if not isinstance(source, str | os.PathLike):
         raise UsageError(
-            f"the certificate is a {type(source).__name__}",
+            f"the certificate is {source!r:.60}, of type {type(source).__name__}",
             expected="an evalmode.Certificate, or the path of one",
             fix='evalmode.verify("certificate.json", model, data)',
         )
