@@ -31,10 +31,8 @@ class Answered:
     target_tensor: Tensor | None
 
 
-def answered(outputs: Any, target: Any, *, prediction: Callable[[Any], Any] | None, first: int) -> tuple[Answered, str]:
+def answered(outputs: Any, target: Any, *, prediction: Callable[[Any], Any] | None) -> tuple[Answered, str]:
     """A batch ready to be measured, and in words what was inferred about its outputs.
-
-    `first` is the number of the batch's first sample in the data.
 
     Raises:
         BatchError: outputs or target have no batch axis, differ in length, or are not finite.
@@ -72,7 +70,7 @@ def answered(outputs: Any, target: Any, *, prediction: Callable[[Any], Any] | No
         )
     for values in (scores, predicted):
         if values is not None:
-            refuse_non_finite(values, first=first)
+            refuse_non_finite(values)
     scores = None if scores is None else scores.detach()
     return Answered(outputs, target, size, scores, predicted, as_tensor(target)), said
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -24,7 +24,7 @@ from evalmode.errors import TaskError, UsageError
 from evalmode.mode.streams import StreamHold, hold_streams, release_streams
 from evalmode.observe.tree import leaves
 
-__all__ = ["Batches", "batch_length", "batches_from"]
+__all__ = ["Batches", "batch_length", "batches_from", "loaded_apart"]
 
 _END = object()
 
@@ -186,6 +186,17 @@ def batch_length(batch: Any) -> int | None:
         if isinstance(leaf, torch.Tensor | np.ndarray) and leaf.ndim > 0:
             return len(leaf)
     return None
+
+
+def loaded_apart(step: Callable[[], Iterable[Any]]) -> list[Any]:
+    """What `step` gives, read on evaluation's own random streams.
+
+    Example:
+        >>> loaded_apart(lambda: range(2))
+        [0, 1]
+    """
+    found: list[Any] = _Apart([])(lambda: list(step()))
+    return found
 
 
 def _samples_of(loader: DataLoader[Any]) -> int | None:

@@ -131,7 +131,7 @@ class _Tally:
     def add(self, outputs: Any, target: Any, limit: int | None) -> None:
         counted = None if limit is None else limit - self.samples
         with torch.no_grad():
-            batch, said = answered(outputs, target, prediction=self.prediction, first=self.samples)
+            batch, said = answered(outputs, target, prediction=self.prediction)
             self.say(said)
             if self.chosen is None:
                 self.chosen = self._choose(batch)

@@ -48,8 +48,8 @@ def as_tensor(values: Any) -> Tensor | None:
     return None
 
 
-def refuse_non_finite(outputs: Tensor, *, first: int) -> None:
-    """Raises `NonFiniteOutputError` where outputs are NaN or Inf; `first` is the number of the batch's first sample.
+def refuse_non_finite(outputs: Tensor) -> None:
+    """Raises `NonFiniteOutputError` where outputs are NaN or Inf.
 
     Minus infinity beside finite scores of the same sample is a class or token ruled out on purpose, and accepted.
     """
@@ -63,8 +63,7 @@ def refuse_non_finite(outputs: Tensor, *, first: int) -> None:
         return
     rows = bad.reshape(len(bad), -1).any(1)
     raise NonFiniteOutputError(
-        f"the model's outputs are NaN or Inf in {int(rows.sum())} of {len(rows)} samples of a batch, "
-        f"the first is sample {first + int(rows.nonzero()[0])} of the data",
+        f"the model's outputs are NaN or Inf in {int(rows.sum())} of {len(rows)} samples of a batch",
         expected="finite outputs",
         fix="evalmode check TASK   # its clause `finite` points at the line",
         explain="finite",

@@ -1,0 +1,285 @@
+"""The journal of an evaluation: what was done so far survives a kill at any point, and is gone on with bit for bit.
+
+One SQLite file, a lock file beside it while it is used, for one process on one machine: a network file system keeps
+neither its locks nor its writes reliably.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import sqlite3
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evalmode.errors import JournalError, MissingExtraError, UsageError
+from evalmode.evaluation.chunk import Chunk
+from evalmode.evaluation.chunk_bytes import packed, unpacked
+from evalmode.evaluation.journal_file import create, damaged, digest, identity_digest, is_there, opened, told
+from evalmode.evaluation.runs import Runs
+
+if TYPE_CHECKING:
+    from filelock import FileLock
+
+__all__ = ["Journal"]
+
+_SHOWN = 48  # characters of a value in a message
+
+
+class Journal:
+    """The chunks of an evaluation in the order in which they were recorded, in a file that only this process uses.
+
+    Every `append` is one transaction that is on the disk when it returns. Chunks carry a chain of digests: a journal
+    reads back what was written, or is refused as damaged. Nothing in the file is executed.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     with Journal.open(f"{folder}/journal.sqlite", {"model": "3f2a"}) as journal:
+        ...         journal.append(Chunk(np.array([0, 1]), np.array([7, 9])))
+        ...     with Journal.open(f"{folder}/journal.sqlite", {"model": "3f2a"}) as journal:
+        ...         [chunk.ids.tolist() for chunk in journal.chunks()]
+        [[7, 9]]
+    """
+
+    def __init__(self, path: Path, identity: Mapping[str, str], lock: FileLock) -> None:
+        """`Journal.open` is the way in: it takes the lock first."""
+        self.path = path
+        self.identity = dict(identity)
+        self._lock = lock
+        self._done = self._count = 0
+        self._runs = Runs()
+        self._last = identity_digest(identity)
+        self._finished: bytes | None = None
+        if not is_there(path):
+            create(path, identity)
+        self._database: sqlite3.Connection | None = opened(path)
+        try:
+            with told(path, "read"):
+                self._read()
+        except BaseException:
+            self._database.close()
+            raise
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str], identity: Mapping[str, str]) -> Journal:
+        """The journal at `path`, made if there is none. `identity` says what it is of, in words and digests by name:
+        the model, the plan, the data, the settings.
+
+        Raises:
+            JournalError: another process holds it, it is of another identity, damaged, or something else than a
+                journal, or it cannot be written.
+            MissingExtraError: filelock is not installed.
+        """
+        path = Path(path).absolute()
+        for name, value in identity.items():
+            if not isinstance(name, str) or not isinstance(value, str) or not _writable(name + value):
+                raise UsageError(f"the identity of a journal has {name!r}: {value!r}", expected="text by name")
+        lock = _locked(path)
+        try:
+            return cls(path, identity, lock)
+        except BaseException:
+            lock.release()
+            raise
+
+    @property
+    def done(self) -> int:
+        """How many samples of the data it answers for: those recorded and those left out as bad."""
+        return self._done
+
+    @property
+    def finished(self) -> bytes | None:
+        """What `finish` was given; None while the evaluation is under way."""
+        return self._finished
+
+    def has(self, positions: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """For each of `positions`, of shape `(N,)`, whether its sample is recorded."""
+        return self._runs.has(positions)
+
+    def chunks(self) -> Iterator[Chunk]:
+        """The recorded chunks in the order in which they were recorded, one in memory at a time.
+
+        Raises:
+            JournalError: what is read is not what was written.
+        """
+        last = identity_digest(self.identity)
+        for number in range(self._count):
+            with told(self.path, "read"):
+                chunk, last = self._chunk(number, last)
+            yield chunk
+
+    def append(self, chunk: Chunk) -> None:
+        """Record a chunk: when this returns, it is on the disk. When this raises, nothing of it is.
+
+        Raises:
+            JournalError: the disk is full, or the file cannot be written.
+            UsageError: a sample is recorded already, or the evaluation is finished.
+        """
+        if self._finished is not None:
+            raise UsageError(f"the evaluation in {str(self.path)!r} is finished", fix="name another journal")
+        if (there := self._runs.has(chunk.positions)).any():
+            raise UsageError(
+                f"the sample at position {int(chunk.positions[there][0])} is in {str(self.path)!r} already",
+                expected="every sample once",
+            )
+        data = packed(chunk)
+        seal = digest(self._last, data)
+        self._write("INSERT INTO chunks VALUES (?, ?, ?)", (self._count, data, seal))
+        self._took(chunk, seal)
+
+    def finish(self, record_json: bytes) -> None:
+        """Record the result; nothing can be appended afterwards.
+
+        Raises:
+            JournalError: the disk is full, or the file cannot be written.
+            UsageError: another result is recorded already.
+        """
+        if self._finished == record_json:
+            return
+        if self._finished is not None:
+            raise UsageError(f"{str(self.path)!r} holds another result already", fix="name another journal")
+        self._write("INSERT INTO result VALUES (0, ?, ?)", (record_json, digest(self._last, b"result", record_json)))
+        self._finished = bytes(record_json)
+
+    def close(self) -> None:
+        """Give the file and its lock back; a second call does nothing."""
+        database, self._database = self._database, None
+        try:
+            if database is not None:
+                with told(self.path, "close"):
+                    database.close()
+        finally:
+            self._lock.release()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _write(self, statement: str, values: tuple[object, ...]) -> None:
+        database = self._open_database()
+        with told(self.path, "write"):
+            try:
+                database.execute("BEGIN IMMEDIATE")
+                database.execute(statement, values)
+                database.execute("COMMIT")
+            except BaseException:
+                if database.in_transaction:
+                    database.execute("ROLLBACK")
+                raise
+
+    def _open_database(self) -> sqlite3.Connection:
+        if self._database is None:
+            raise UsageError(f"the journal {str(self.path)!r} is closed", fix="open it again")
+        return self._database
+
+    def _read(self) -> None:
+        """Take in what is recorded, and refuse a journal of something else before one that is damaged."""
+        database = self._open_database()
+        stored = dict(database.execute("SELECT name, value FROM identity ORDER BY number").fetchall())
+        if database.execute("SELECT digest FROM seal").fetchall() != [(identity_digest(stored),)]:
+            raise damaged(self.path, "what it says it is of has changed")
+        if stored != self.identity:
+            raise _of_another(self.path, stored, self.identity)
+        numbers = [row[0] for row in database.execute("SELECT number FROM chunks ORDER BY number")]
+        if numbers != list(range(len(numbers))):
+            raise damaged(self.path, "a chunk is missing")
+        for number in numbers:
+            chunk, seal = self._chunk(number, self._last)
+            if self._runs.has(chunk.positions).any():
+                raise damaged(self.path, "a sample is in two chunks")
+            self._took(chunk, seal)
+        results = database.execute("SELECT data, digest FROM result").fetchall()
+        if results and (len(results) > 1 or digest(self._last, b"result", _blob(results[0][0])) != results[0][1]):
+            raise damaged(self.path, "its result has changed")
+        self._finished = results[0][0] if results else None
+
+    def _chunk(self, number: int, last: bytes) -> tuple[Chunk, bytes]:
+        """The chunk and its digest; `last` is the digest of the chunk before."""
+        row = self._open_database().execute("SELECT data, digest FROM chunks WHERE number = ?", (number,)).fetchone()
+        if row is None or digest(last, _blob(row[0])) != row[1]:
+            raise damaged(self.path, f"chunk {number} has changed")
+        return unpacked(row[0]), row[1]
+
+    def _took(self, chunk: Chunk, seal: bytes) -> None:
+        self._runs.add(chunk.positions)
+        self._done += chunk.done
+        self._count += 1
+        self._last = seal
+
+
+def _blob(value: Any) -> bytes:
+    """A value that SQLite gave as the bytes it was, whatever type a damaged row gives it."""
+    return value if isinstance(value, bytes) else b""
+
+
+def _locked(path: Path) -> FileLock:
+    try:
+        from filelock import FileLock, Timeout
+    except ImportError as error:
+        raise MissingExtraError("a journal needs filelock", fix="pip install 'evalmode[evaluate]'") from error
+    beside = path.with_name(f"{path.name}.lock")
+    with told(path, "lock"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(beside)
+        holder = _holder(beside)  # before the attempt: an older filelock empties the file by trying
+        try:
+            lock.acquire(timeout=0)
+        except Timeout as error:
+            raise JournalError(
+                f"the journal {str(path)!r} is in use by {holder or 'another process'}",
+                expected="one process on one journal",
+                fix="wait for it, end it, or name another journal",
+            ) from error
+        try:
+            beside.write_text(f"process {os.getpid()} on {socket.gethostname()}", encoding="utf-8")
+        except BaseException:
+            lock.release()
+            raise
+    return lock
+
+
+def _writable(text: str) -> bool:
+    return text.encode("utf-8", "replace").decode("utf-8") == text
+
+
+def _holder(beside: Path) -> str:
+    try:
+        return beside.read_text(encoding="utf-8", errors="replace")[:200]
+    except FileNotFoundError:
+        return ""
+
+
+def _of_another(path: Path, stored: Mapping[str, str], given: Mapping[str, str]) -> JournalError:
+    lines = []
+    for name in sorted(stored.keys() | given.keys()):
+        there, here = stored.get(name), given.get(name)
+        if there != here:
+            lines.append(f"  {name}: {_shown(there, here)} in the journal, {_shown(here, there)} now")
+    return JournalError(
+        "\n".join((f"the journal {str(path)!r} is of another evaluation", *lines)),
+        expected="the same model, plan, data and settings",
+        fix=f"evaluate with those, name another journal, or delete {str(path)!r} to start again",
+    )
+
+
+def _shown(value: str | None, other: str | None) -> str:
+    """A value in a line of a message, cut to where it differs from the other."""
+    if value is None:
+        return "nothing"
+    if len(value) > _SHOWN and other is not None:
+        same = next(
+            (place for place, (one, two) in enumerate(zip(value, other, strict=False)) if one != two),
+            min(len(value), len(other)),
+        )
+        start = max(0, min(same - 8, len(value) - _SHOWN))
+        value = ("…" if start else "") + value[start:]
+    return repr(value if len(value) <= _SHOWN + 1 else f"{value[:_SHOWN]}…")

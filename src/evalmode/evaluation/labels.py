@@ -1,0 +1,145 @@
+"""What names a sample and what it belongs to: its id, and the columns that slices and groups are cut by."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from evalmode.errors import TaskError, UsageError
+from evalmode.observe.tree import describe
+
+__all__ = ["Labels", "inputs_named", "without_columns"]
+
+Values = NDArray[Any]
+
+
+class Labels:
+    """Ids and columns of the samples of a batch.
+
+    `ids` and `groups` are a column's name, or one value for each sample of the data; by itself a sample's id is its
+    place in the data. `columns` are further names; with `every`, all columns of one value for each sample are taken.
+    """
+
+    def __init__(
+        self,
+        ids: str | Sequence[Any] | Values | None,
+        groups: str | Sequence[Any] | Values | None,
+        columns: Collection[str],
+        given: Mapping[str, Values],
+        *,
+        every: bool,
+    ) -> None:
+        self.id_column = ids if isinstance(ids, str) else None
+        self.id_values = None if ids is None or isinstance(ids, str) else _one_each(ids, "ids")
+        self.group_column = groups if isinstance(groups, str) else None
+        self.given = dict(given)
+        if groups is not None and not isinstance(groups, str):
+            self.given["groups"] = _one_each(groups, "groups")
+        wanted = [*columns, *([groups] if isinstance(groups, str) else [])]
+        self.columns = tuple(dict.fromkeys(wanted))
+        self.every = every
+
+    @property
+    def named(self) -> tuple[str, ...]:
+        """The columns of the data that are read here, and so are no inputs of the model."""
+        return (*self.columns, *((self.id_column,) if self.id_column else ()))
+
+    def require_length(self, samples: int | None) -> None:
+        """Refuse values that were given for another number of samples than there are."""
+        for name, values in (("ids", self.id_values), *self.given.items()):
+            if values is not None and samples is not None and len(values) < samples:
+                raise UsageError(f"{name} holds {len(values)} values for {samples} samples", expected="one for each")
+        if self.id_values is not None and len(np.unique(self.id_values)) < len(self.id_values):
+            raise UsageError("two samples have the same id", expected="an id of its own for each sample")
+
+    def ids(self, batch: Any, positions: NDArray[np.int64], size: int) -> Values:
+        """The ids of the samples at `positions`."""
+        if self.id_values is not None:
+            return self._at(self.id_values, positions)
+        if self.id_column is None:
+            return positions
+        return _column(batch, self.id_column, size)[: len(positions)]
+
+    def name(self, position: int) -> str:
+        """How a sample is called that could not be read."""
+        return str(self.id_values[position]) if self.id_values is not None else str(position)
+
+    def of(self, batch: Any, positions: NDArray[np.int64], size: int) -> dict[str, Values]:
+        """The columns of the samples at `positions`."""
+        found = {name: self._at(values, positions) for name, values in self.given.items()}
+        for name in self.columns:
+            found[name] = _column(batch, name, size)[: len(positions)]
+        if self.every and isinstance(batch, Mapping):
+            for name, part in batch.items():
+                values = None if name in found else _values(part, size)
+                if values is not None:
+                    found[str(name)] = values[: len(positions)]
+        return found
+
+    @staticmethod
+    def _at(values: Values, positions: NDArray[np.int64]) -> Values:
+        if len(positions) and int(positions.max()) >= len(values):
+            raise UsageError(
+                f"there are {len(values)} values of ids, groups or slices, and more samples", expected="one for each"
+            )
+        return values[positions]
+
+
+def without_columns(batch: Any, named: Collection[str], wanted: Collection[str]) -> Any:
+    """The batch without columns that only name or group its samples; those that the model takes stay."""
+    if not named or not isinstance(batch, Mapping):
+        return batch
+    return {name: part for name, part in batch.items() if name not in named or name in wanted}
+
+
+def inputs_named(model: Any) -> frozenset[str]:
+    """The names of the inputs that a module's `forward` takes."""
+    try:
+        return frozenset(inspect.signature(model.forward).parameters)
+    except (TypeError, ValueError, AttributeError):  # a scripted module, or no module
+        return frozenset()
+
+
+def _one_each(values: Any, name: str) -> Values:
+    array = np.asarray(values.cpu() if isinstance(values, torch.Tensor) else values)
+    if array.ndim != 1 or array.dtype.kind not in "biufU":
+        raise UsageError(
+            f"{name} is {array.dtype} of shape {array.shape}",
+            expected="a column's name, or one number or text for each sample",
+        )
+    return array
+
+
+def _column(batch: Any, name: str, size: int) -> Values:
+    if not isinstance(batch, Mapping) or name not in batch:
+        there = ", ".join(map(repr, batch)) if isinstance(batch, Mapping) else f"{describe(batch)}, without names"
+        raise TaskError(
+            f"the data has no column {name!r}",
+            expected=f"one of its columns: {there}",
+            fix="samples that are mappings, or the values themselves as an array",
+        )
+    values = _values(batch[name], size)
+    if values is None:
+        raise TaskError(
+            f"the column {name!r} is {describe(batch[name])}", expected="one number or text for each sample"
+        )
+    return values
+
+
+def _values(part: Any, size: int) -> Values | None:
+    """One number or text for each sample as an array; None for anything else."""
+    if isinstance(part, torch.Tensor):
+        part = part.detach().cpu()
+        part = part[:, 0] if part.ndim == 2 and part.shape[1] == 1 else part
+        return part.float().numpy() if part.dtype is torch.bfloat16 else part.numpy() if part.shape == (size,) else None
+    if isinstance(part, np.ndarray):
+        return part if part.shape == (size,) and part.dtype.kind in "biufU" else None
+    if isinstance(part, list | tuple) and len(part) == size and all(isinstance(v, str | int | float) for v in part):
+        array = np.asarray(part)
+        return array if array.dtype.kind in "biufU" else None
+    return None

@@ -1,0 +1,195 @@
+"""Groups of samples, read ahead while the model works on those before."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import queue
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.utils.data import DataLoader
+
+from evalmode.evaluation.groups import Group, Lost, Sample, grouped, largest_group
+from evalmode.evaluation.source import Source
+
+__all__ = ["Loading", "ahead"]
+
+_AHEAD = 2  # groups read while one runs: enough to hide reading, few enough to bound memory
+_END = object()
+
+
+class Loading:
+    """The groups of a source: those of its samples that are not `done` yet, up to `limit` samples.
+
+    `chunk` samples are read at a time, by `workers` processes if there are any; `size` is how many make a group, None
+    lets each sample's shape decide. Which chunk, worker or moment a sample was read in changes nothing about its group.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        *,
+        size: int | None,
+        chunk: int,
+        device: str,
+        done: NDArray[np.int64] | None = None,
+        limit: int | None = None,
+        workers: int = 0,
+    ) -> None:
+        self.source, self.size, self.chunk, self.device = source, size, chunk, device
+        self.limit, self.workers = limit, workers
+        self.done = frozenset(done.tolist()) if done is not None and len(done) else frozenset()
+
+    @property
+    def samples(self) -> int | None:
+        """How many samples there are in all, done or not; None where the data cannot tell."""
+        known = self.source.samples
+        return known if self.limit is None else self.limit if known is None else min(known, self.limit)
+
+    def __iter__(self) -> Iterator[Group | Lost]:
+        if self.source.rows is not None:
+            return self._arrays(self.source.rows)
+        return self._grouped()
+
+    def _grouped(self) -> Iterator[Group | Lost]:
+        samples = self._streamed() if self.source.stream is not None else self._fetched()
+        groups = grouped(samples, self.source, self.size, self.device)
+        return groups if self.workers else ahead(groups, _AHEAD)
+
+    def _arrays(self, rows: Callable[[Sequence[int]], Any]) -> Iterator[Group | Lost]:
+        size = self.size or largest_group(rows(range(1)), self.device)
+        total = self.samples or 0
+        left: Sequence[int] = [place for place in range(total) if place not in self.done] if self.done else range(total)
+        for start in range(0, len(left), size):
+            places = left[start : start + size]
+            filled = places if len(places) == size else [places[row % len(places)] for row in range(size)]
+            yield Group(rows(filled), tuple(places), size)
+
+    def _positions(self) -> Iterator[int]:
+        return (place for place in range(self.samples or 0) if place not in self.done)
+
+    def _fetched(self) -> Iterator[Sample | Lost]:
+        chunks = _chunks(self._positions(), self.chunk)
+        read = _Reading(self.source)
+        if not self.workers:
+            for places in chunks:
+                yield from read[places]
+            return
+        loader = DataLoader(
+            read,  # type: ignore[arg-type] - it has what a map-style dataset needs
+            sampler=list(chunks),  # type: ignore[arg-type] - an entry is the positions of a chunk
+            batch_size=None,
+            num_workers=self.workers,
+            generator=torch.Generator().manual_seed(0),
+        )
+        for found in loader:
+            yield from found
+
+    def _streamed(self) -> Iterator[Sample | Lost]:
+        if self.source.stream is None:
+            return
+        iterator = self.source.stream()
+        position = 0
+        failed = False
+        while self.limit is None or position < self.limit:
+            try:
+                value = next(iterator, _END)
+            except Exception as error:  # noqa: BLE001 - a decoder of the user's may raise anything
+                failed = True
+                yield Lost(position, f"it cannot be read: {type(error).__name__}: {error}", error)
+                position += 1
+                continue
+            if value is _END:
+                if failed:
+                    yield Lost(-1, "the stream ended at its error: what follows it in the data was not read")
+                return
+            failed = False
+            if position not in self.done:
+                yield Sample(position, value)
+            position += 1
+
+
+class _Reading:
+    """A dataset whose samples are asked for by the chunk; what it raises comes back in the sample's place."""
+
+    def __init__(self, source: Source) -> None:
+        self.dataset, self.fetch = source.dataset, source.fetch
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, places: Sequence[int]) -> list[Sample | Lost]:
+        together = getattr(self.dataset, "__getitems__", None)
+        if together is not None:
+            with contextlib.suppress(Exception):  # one by one below, to tell which sample it was
+                found = together(list(places))
+                if len(found) == len(places):
+                    return [Sample(place, value) for place, value in zip(places, found, strict=True)]
+        return [self._one(place) for place in places]
+
+    def _one(self, place: int) -> Sample | Lost:
+        try:
+            return Sample(place, self.dataset[place])
+        except Exception as error:  # noqa: BLE001 - a decoder of the user's may raise anything
+            return Lost(place, f"it cannot be read: {type(error).__name__}: {error}", _carried(error))
+
+
+def _carried(error: Exception) -> Exception | None:
+    """The error, where it can travel between processes."""
+    return error if torch.utils.data.get_worker_info() is None else None
+
+
+def _chunks(positions: Iterable[int], size: int) -> Iterator[list[int]]:
+    iterator = iter(positions)
+    while chunk := list(itertools.islice(iterator, size)):
+        yield chunk
+
+
+def ahead(items: Iterable[Any], depth: int) -> Iterator[Any]:
+    """The items of `items`, at most `depth` of them read ahead by a thread of its own; its errors come in their place.
+
+    Example:
+        >>> list(ahead(range(3), 2))
+        [0, 1, 2]
+    """
+    held: queue.Queue[tuple[Any, BaseException | None]] = queue.Queue(depth)
+    stopped = threading.Event()
+
+    def put(item: tuple[Any, BaseException | None]) -> bool:
+        while not stopped.is_set():
+            try:
+                held.put(item, timeout=0.1)
+            except queue.Full:
+                continue
+            return True
+        return False
+
+    def read() -> None:
+        try:
+            with torch.no_grad():
+                for item in items:
+                    if not put((item, None)):
+                        return
+        except BaseException as error:  # noqa: BLE001 - it is raised where the item was wanted
+            put((_END, error))
+        else:
+            put((_END, None))
+
+    thread = threading.Thread(target=read, name="evalmode-loading", daemon=True)
+    thread.start()
+    try:
+        while True:
+            item, error = held.get()
+            if error is not None:
+                raise error
+            if item is _END:
+                return
+            yield item
+    finally:
+        stopped.set()
+        thread.join()

@@ -1,0 +1,247 @@
+"""One pass over the data: group after group is run and read, and what cannot be is told or left out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from evalmode.errors import BatchError, EvalmodeError, ModelRunError
+from evalmode.evaluation.groups import Group, Lost
+from evalmode.evaluation.keeping import Keeping
+from evalmode.evaluation.labels import Labels, without_columns
+from evalmode.evaluation.progress import Tracker
+from evalmode.evaluation.reading import Reader, Reading, row_alone
+from evalmode.evaluation.running import Runner, out_of_memory
+from evalmode.evaluation.split import Split, checked_split, default_split
+from evalmode.observe.tree import map_tensors
+
+__all__ = ["Pass"]
+
+
+@dataclass(frozen=True, slots=True)
+class _Ran:
+    """A group that was started, with what is known of its samples; on a GPU its outputs may be on their way."""
+
+    group: Group
+    outputs: Any
+    target: Any
+    inputs: Any
+    ids: NDArray[Any]
+    columns: dict[str, NDArray[Any]]
+    arrived: Callable[[], object] | None
+
+
+class Pass:
+    """Runs groups through `runner`, reads them with `reader`, and keeps them in `keeping`.
+
+    With `on_bad_sample="skip"` a sample that cannot be read, run or measured is counted and left out; otherwise it is
+    an error that names it. On a GPU a group is read while the next one runs: nothing waits for the device as a whole.
+    """
+
+    def __init__(
+        self,
+        runner: Runner,
+        reader: Reader,
+        keeping: Keeping,
+        labels: Labels,
+        tracker: Tracker,
+        *,
+        split: Split | None,
+        wanted: frozenset[str],
+        on_bad_sample: Literal["error", "skip"],
+    ) -> None:
+        self.runner, self.reader, self.keeping, self.labels, self.tracker = runner, reader, keeping, labels, tracker
+        self.split, self.wanted, self.skip = split, wanted, on_bad_sample == "skip"
+        self.notes: list[str] = []
+        self.largest = 0
+        self.reason: EvalmodeError | None = None
+
+    def over(self, items: Iterable[Group | Lost]) -> None:
+        """Every group, in the order given."""
+        waiting: _Ran | None = None
+        for item in items:
+            if isinstance(item, Lost):
+                self._lost(item)
+                continue
+            started = self._start(item)
+            if waiting is not None:
+                self._finish(waiting)
+                waiting = None
+            if started is not None and started.arrived is not None:
+                waiting = started
+            elif started is not None:
+                self._finish(started)
+        if waiting is not None:
+            self._finish(waiting)
+
+    def look(self, group: Group) -> None:
+        """Let the reader decide by this group what was not stated; nothing of it is kept."""
+        ran = self._start(group, keep=False)
+        if ran is not None:
+            _arrive(ran)
+            self.reader.read(ran.outputs, ran.target, len(group))
+
+    def _start(self, group: Group, *, keep: bool = True) -> _Ran | None:
+        positions = np.asarray(group.positions, np.int64)
+        ids = self.labels.ids(group.batch, positions, group.size)
+        columns = self.labels.of(group.batch, positions, group.size)
+        inputs, target = self._parted(group.batch)
+        self.largest = max(self.largest, group.size)
+        try:
+            outputs = self._run(inputs, ids)
+        except EvalmodeError as error:
+            if not keep or not isinstance(error, BatchError | ModelRunError) or out_of_memory(error):
+                raise
+            self._one_by_one(group, inputs, target, ids, columns, error)
+            return None
+        outputs, arrived = _to_host(outputs)
+        return _Ran(group, outputs, target, inputs, ids, columns, arrived)
+
+    def _parted(self, batch: Any) -> tuple[Any, Any]:
+        if self.split is not None:
+            return checked_split(self.split, batch)
+        inputs, target, said = default_split(without_columns(batch, self.labels.named, self.wanted))
+        self.reader.say(said)
+        return inputs, target
+
+    def _run(self, inputs: Any, ids: NDArray[Any]) -> Any:
+        while True:
+            try:
+                return self.runner.outputs(inputs)
+            except Exception as error:
+                if not out_of_memory(error):
+                    raise
+                if not self.runner.shrink(inputs):
+                    raise ModelRunError(
+                        f"out of memory at sample {ids[0]}, and no smaller execution gives the same bits",
+                        expected="memory for one execution of the model",
+                        fix="evalmode.optimize(model, batch, batch_sizes=(1,)) makes smaller executions of one class; "
+                        "exact=False, batch_size=1 runs as it fits",
+                    ) from error
+
+    def _finish(self, ran: _Ran) -> None:
+        _arrive(ran)
+        try:
+            reading = self.reader.read(ran.outputs, ran.target, len(ran.group))
+        except EvalmodeError as error:
+            self._read_one_by_one(ran, error)
+            return
+        self._keep(np.asarray(ran.group.positions, np.int64), ran.ids, reading, ran.columns)
+
+    def _keep(
+        self, positions: NDArray[np.int64], ids: NDArray[Any], reading: Reading, columns: dict[str, NDArray[Any]]
+    ) -> None:
+        self.keeping.add(positions, ids, reading, columns)
+        self.tracker.add(len(positions), reading)
+
+    def _read_one_by_one(self, ran: _Ran, error: EvalmodeError) -> None:
+        """Find the samples for which reading fails, each beside copies of itself; the others count."""
+        size, bad, good = ran.group.size, [], []
+        for row in range(len(ran.group)):
+            try:
+                outputs, target = (row_alone(tree, row, size) for tree in (ran.outputs, ran.target))
+                good.append((row, self.reader.read(outputs, target, 1)))
+            except EvalmodeError as own:
+                bad.append((row, own))
+                if not self.skip and good:
+                    break
+        if not bad:
+            raise error
+        if not self.skip:
+            raise error if not good and len(ran.group) > 1 else _of_sample(ran.ids[bad[0][0]], bad[0][1])
+        self._sort_out(ran.group, ran.ids, ran.columns, bad, good)
+
+    def _one_by_one(
+        self,
+        group: Group,
+        inputs: Any,
+        target: Any,
+        ids: NDArray[Any],
+        columns: dict[str, NDArray[Any]],
+        error: EvalmodeError,
+    ) -> None:
+        """Find the samples on which the model fails, each beside copies of itself; the others count."""
+        bad: list[tuple[int, EvalmodeError]] = []
+        good: list[tuple[int, Reading]] = []
+        for row in range(len(group)):
+            try:
+                outputs, arrived = _to_host(self.runner.outputs(row_alone(inputs, row, group.size)))
+                if arrived is not None:
+                    arrived()
+                good.append((row, self.reader.read(outputs, row_alone(target, row, group.size), 1)))
+            except EvalmodeError as own:
+                bad.append((row, own))
+                if not self.skip:
+                    raise _of_sample(ids[row], own) from error
+        if not bad:
+            raise error
+        self._sort_out(group, ids, columns, bad, good)
+
+    def _sort_out(
+        self,
+        group: Group,
+        ids: NDArray[Any],
+        columns: dict[str, NDArray[Any]],
+        bad: list[tuple[int, EvalmodeError]],
+        good: list[tuple[int, Reading]],
+    ) -> None:
+        for row, own in bad:
+            self._leave_out(str(ids[row]), own.got, own)
+        for row, reading in good:
+            own_columns = {name: values[row : row + 1] for name, values in columns.items()}
+            self._keep(np.asarray(group.positions[row : row + 1], np.int64), ids[row : row + 1], reading, own_columns)
+
+    def _lost(self, lost: Lost) -> None:
+        if lost.position < 0:
+            self.notes.append(lost.reason)
+            return
+        name = self.labels.name(lost.position)
+        error = BatchError(
+            f"sample {name}: {lost.reason}",
+            expected="a sample that can be read",
+            fix="mend it, or on_bad_sample='skip' leaves such samples out, counts and lists them",
+        )
+        if not self.skip:
+            raise error from lost.cause
+        self._leave_out(name, lost.reason, error)
+
+    def _leave_out(self, name: str, reason: str, error: EvalmodeError) -> None:
+        self.reason = self.reason or error
+        self.keeping.lose(name, reason.removeprefix(f"sample {name}: "))
+        self.tracker.add(1)
+
+
+def _of_sample(name: Any, error: EvalmodeError) -> EvalmodeError:
+    """The same error, with the sample's id."""
+    made = type(error)(f"sample {name}: {error.got}", expected=error.expected, fix=error.fix, explain=error.explain)
+    made.__cause__ = error.__cause__
+    return made
+
+
+def _to_host(outputs: Any) -> tuple[Any, Callable[[], object] | None]:
+    """The outputs in the host's memory, and what waits for them where they are still on their way."""
+    if isinstance(outputs, torch.Tensor) and outputs.device.type == "cpu":
+        return outputs, None
+    devices: set[str] = set()
+
+    def copied(tensor: torch.Tensor) -> torch.Tensor:
+        devices.add(tensor.device.type)
+        return tensor.to("cpu", non_blocking=True)
+
+    host = map_tensors(copied, outputs)
+    if "cuda" not in devices:
+        return host, None
+    event = torch.cuda.Event()
+    event.record()
+    return host, event.synchronize
+
+
+def _arrive(ran: _Ran) -> None:
+    if ran.arrived is not None:
+        ran.arrived()
+

@@ -1,0 +1,337 @@
+"""What is evaluated, run group by group at fixed execution shapes: a module, or a predictor."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import nn
+
+from evalmode.errors import BatchError, EvalmodeError, ModelRunError, NotAModuleError, UsageError
+from evalmode.evaluation.groups import LARGEST, shape_of
+from evalmode.evaluation.outputs import main_output
+from evalmode.mode.derived import staleness_unchecked
+from evalmode.mode.streams import StreamHold, hold_streams, release_streams
+from evalmode.mode.switch import evaluating
+from evalmode.observe.batching import BatchAxis, find_batch_axis, select_samples
+from evalmode.observe.tree import leaves, map_leaves, map_tensors, same_bits, tensor_leaves
+from evalmode.predictor.calling import call
+from evalmode.predictor.module_backed import ModulePredictor
+from evalmode.predictor.optimized import OptimizedPredictor
+from evalmode.predictor.protocol import Predictor
+
+__all__ = ["Runner", "model_device", "on_device", "out_of_memory", "runner_for", "usable_device"]
+
+_ACTIVATION_BYTES = {"cpu": 1 << 30, "cuda": 16 << 30}
+_SHORT = ("out of memory", "can't allocate memory", "not enough memory", "cannot allocate memory")
+
+
+class Runner:
+    """Runs groups of rows. `size` is how many rows a group should have, None where the samples' shape decides.
+
+    `exact` says that a sample's bits do not depend on its companions; `notes` what else is to be known.
+    """
+
+    size: int | None = None
+    plan = ""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.exact = True
+        self.notes: list[str] = []
+        self.sizes: set[int] = set()
+
+    def running(self) -> contextlib.AbstractContextManager[object]:
+        """The block in which it is called."""
+        raise NotImplementedError
+
+    def outputs(self, inputs: Any) -> Any:
+        """The outputs of one group, where the model runs."""
+        raise NotImplementedError
+
+    def shrink(self, inputs: Any) -> bool:
+        """Go on with smaller executions of the same class; False where there are none."""
+        return False
+
+    def close(self) -> None:
+        """Nothing more is run."""
+
+
+class ModuleRunner(Runner):
+    """A module in evaluation, always at one execution size for samples of one shape.
+
+    The size is a power of two: the group's own, or less where the activations of a sample are large. At one fixed shape
+    a sample's bits do not depend on the samples beside it for nearly all models; the first group shows whether that
+    holds for this one. If not, its samples run one at a time.
+    """
+
+    def __init__(self, predict: Callable[[Any], Any], device: torch.device, module: nn.Module | None, rows: int | None) -> None:
+        super().__init__(device)
+        self.predict, self.module, self.size = predict, module, rows
+        self.alone = False
+        self.known: dict[tuple[Any, ...], int] = {}
+        self.most = LARGEST
+        self.first: tuple[Any, Any, int] | None = None
+        self.tested = False
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[None]:
+        if self.module is None:
+            with _own_streams(), torch.no_grad():
+                yield
+            return
+        with staleness_unchecked(), evaluating(self.module):
+            yield
+
+    def outputs(self, inputs: Any) -> Any:
+        inputs = moved(inputs, self.device)
+        axis = find_batch_axis(inputs)
+        if isinstance(axis, str):
+            return self.predict(inputs)
+        size = self._size_for(inputs, axis)
+        found = self._executed(inputs, axis, size)
+        if not self.tested:
+            self.tested = True
+            if size > 1 and not self._stable(inputs, axis, size, found):
+                self.alone, size = True, 1
+                self.notes.append(
+                    "the model's answer to a sample changes with the samples beside it, even at one shape: its samples "
+                    "were run one at a time"
+                )
+                found = self._executed(inputs, axis, 1)
+            self.first = (inputs, found, size)
+        self.sizes.add(size)
+        return found
+
+    def _size_for(self, inputs: Any, axis: BatchAxis) -> int:
+        if self.alone:
+            return 1
+        shape = shape_of(inputs)
+        if shape not in self.known:
+            self.known[shape] = self._measured(inputs, axis)
+        size = min(self.known[shape], self.most)
+        return size if axis.size % size == 0 else axis.size
+
+    def _measured(self, inputs: Any, axis: BatchAxis) -> int:
+        """The rows of a group that keep activations small: from what the modules give for two samples of this shape."""
+        if self.module is None or axis.size < 16 or axis.size & (axis.size - 1):
+            return axis.size
+        given = 0
+
+        def add(module: nn.Module, arguments: Any, output: Any) -> None:
+            nonlocal given
+            given += sum(leaf.numel() * leaf.element_size() for _, leaf in tensor_leaves(output))
+
+        hooks = [part.register_forward_hook(add) for part in self.module.modules() if not any(part.children())]
+        try:
+            self.predict(select_samples(inputs, axis, [0, axis.size // 2]))
+        finally:
+            for hook in hooks:
+                hook.remove()
+        room = _ACTIVATION_BYTES.get(self.device.type, _ACTIVATION_BYTES["cuda"]) // max(given // 2, 1)
+        return min(axis.size, 1 << max(room.bit_length() - 1, 0))
+
+    def _executed(self, inputs: Any, axis: BatchAxis, size: int) -> Any:
+        if size >= axis.size:
+            return self.predict(inputs)
+        parts = [
+            self.predict(select_samples(inputs, axis, range(start, start + size))) for start in range(0, axis.size, size)
+        ]
+        return joined(parts, size)
+
+    def _stable(self, inputs: Any, axis: BatchAxis, size: int, found: Any) -> bool:
+        """Whether samples keep their bits at other positions, beside other companions."""
+        order = [row // 2 if row % 2 else (size - 1 - row // 2) for row in range(size)]
+        again, _ = main_output(self.predict(select_samples(inputs, axis, order)))
+        scores, _ = main_output(found)
+        if again is None or scores is None or not scores.ndim or len(again) != size or len(scores) != axis.size:
+            return True
+        return same_bits(again, scores[torch.tensor(order, device=scores.device)])
+
+    def shrink(self, inputs: Any) -> bool:
+        """Halve the executions; once some have run, only to a size at which the first group has the same bits."""
+        _free(self.device)
+        current = max(self.sizes, default=min(self.most, max(self.known.values(), default=LARGEST)))
+        size = current // 2
+        while size >= 1:
+            try:
+                if self.first is not None and not self._same_class(size):
+                    size //= 2
+                    continue
+                axis = find_batch_axis(inputs)
+                if not isinstance(axis, str):
+                    self._executed(moved(inputs, self.device), axis, size)
+            except Exception as error:
+                if not out_of_memory(error):
+                    raise
+                _free(self.device)
+                size //= 2
+                continue
+            self.most = size
+            self.notes.append(f"out of memory at {current} samples: run at {size}")
+            self.sizes.clear()
+            return True
+        return False
+
+    def _same_class(self, size: int) -> bool:
+        if self.first is None:
+            return True
+        inputs, before, _ = self.first
+        axis = find_batch_axis(inputs)
+        if isinstance(axis, str):
+            return False
+        pairs = zip(tensor_leaves(before), tensor_leaves(self._executed(inputs, axis, size)), strict=True)
+        return all(same_bits(one, other) for (_, one), (_, other) in pairs)
+
+
+class PlanRunner(Runner):
+    """An optimised predictor, in groups that fill its largest executions; any group gives a sample the same bits."""
+
+    def __init__(self, predictor: OptimizedPredictor, forward: Any) -> None:
+        if forward is not None:
+            raise UsageError(
+                "forward= was given beside an optimised predictor",
+                expected="the way of calling that it was built with",
+                fix="evalmode.optimize(model, batch, forward=...)",
+            )
+        super().__init__(predictor.plan.device)
+        self.predictor, self.plan = predictor, str(predictor.plan)
+        self.sizes = set(predictor.execution_sizes)
+        largest = max(self.sizes) * max(predictor.plan.configurations[-1].streams, 1)
+        self.size = largest * max(1, 64 // largest)
+        if not predictor.plan.stable:
+            self.exact = False
+            self.notes.append("the plan was made with stable=False: bits may depend on what runs together")
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[None]:
+        self.predictor.require_fresh()
+        with _own_streams():
+            yield
+
+    def outputs(self, inputs: Any) -> Any:
+        return self.predictor.predict(moved(inputs, self.device))
+
+
+def runner_for(
+    model: Any, forward: Callable[[Any, Any], Any] | None, device: str | torch.device | None, rows: int | None
+) -> tuple[Runner, nn.Module | None]:
+    """What runs `model`, and the module behind it, if there is one.
+
+    Raises:
+        NotAModuleError: it is neither a module nor a predictor.
+        UsageError: it cannot run on `device`, or `forward` does not go with it.
+        StalePredictorError: the model that a predictor was built from has other weights now.
+    """
+    if isinstance(model, OptimizedPredictor):
+        model.require_fresh()
+        if device is not None and torch.device(device).type != model.plan.device.type:
+            raise UsageError(f"a predictor built for {model.plan.device} was to run on {device}", fix="leave device= out")
+        return PlanRunner(model, forward), None
+    if isinstance(model, ModulePredictor):
+        module = model.model
+        forward = forward if forward is not None else model._forward  # noqa: SLF001 - the rule that it was made with
+    elif isinstance(model, Predictor):
+        if forward is not None:
+            raise UsageError("forward= was given beside a predictor", expected="a module", fix="leave forward= out")
+        return ModuleRunner(model.predict, torch.device(device or "cpu"), None, rows), None
+    elif isinstance(model, nn.Module):
+        module = model
+    else:
+        got = f"the class {model.__name__}" if isinstance(model, type) else type(model).__name__
+        raise NotAModuleError(
+            f"evaluate got {got}",
+            expected="a torch.nn.Module, a predictor, or an evalmode.Task",
+            fix="evalmode.evaluate(model, data)",
+        )
+    placed, where = on_device(module, device)
+    return ModuleRunner(lambda inputs: call(placed, inputs, forward), where, placed, rows), placed
+
+
+def joined(parts: list[Any], size: int) -> Any:
+    """The outputs of equal executions as those of one."""
+    others = [dict(leaves(part)) for part in parts[1:]]
+
+    def at(path: str, leaf: Any) -> Any:
+        if not isinstance(leaf, torch.Tensor) or not leaf.ndim or len(leaf) != size:
+            return leaf
+        return torch.cat([leaf, *(other[path] for other in others)])
+
+    return map_leaves(at, parts[0])
+
+
+def moved(tree: Any, device: torch.device) -> Any:
+    """The tree with its tensors on the device."""
+    if isinstance(tree, torch.Tensor):
+        return tree if tree.device == device else tree.to(device, non_blocking=True)
+    return map_tensors(lambda tensor: tensor.to(device, non_blocking=True), tree)
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error, or its cause, says that memory ran out.
+
+    Example:
+        >>> out_of_memory(MemoryError()), out_of_memory(ValueError("no"))
+        (True, False)
+    """
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, MemoryError | torch.OutOfMemoryError):
+            return True
+        if isinstance(seen, RuntimeError) and any(words in str(seen).lower() for words in _SHORT):
+            return True
+        seen = seen.__cause__
+    return False
+
+
+def model_device(module: nn.Module) -> torch.device:
+    """Where the model's first parameter or buffer lives; the CPU if it has none."""
+    for tensor in (*module.parameters(), *module.buffers()):
+        return tensor.device
+    return torch.device("cpu")
+
+
+def usable_device(device: str | torch.device) -> torch.device:
+    """`device`, if tensors can be made there.
+
+    Raises:
+        UsageError: there is no such device on this machine.
+    """
+    try:
+        chosen = torch.device(device)
+        torch.empty(0, device=chosen)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        there = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
+        raise UsageError(
+            f"device {str(device)!r} cannot be used: {str(error).splitlines()[0]}", expected=" or ".join(there)
+        ) from error
+    return chosen
+
+
+def on_device(module: nn.Module, device: str | torch.device | None) -> tuple[nn.Module, torch.device]:
+    """The model on the device: itself if it is there, else a moved copy."""
+    here = model_device(module)
+    if device is None:
+        return module, here
+    chosen = usable_device(device)
+    if chosen.type == here.type and chosen.index in {None, here.index}:
+        return module, here
+    return copy.deepcopy(module).to(chosen), chosen
+
+
+@contextlib.contextmanager
+def _own_streams() -> Iterator[None]:
+    hold = StreamHold()
+    try:
+        hold_streams(hold)
+        yield
+    finally:
+        release_streams(hold)
+
+
+def _free(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.empty_cache()

@@ -1,0 +1,328 @@
+"""Parts of the test set with figures of their own: by class, by a column, by a predicate, by quantiles; worst first."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evalmode.certificate import SliceRecord
+from evalmode.errors import EvalmodeError, TaskError, UsageError
+from evalmode.evaluation.samples import Samples
+from evalmode.measure.metric import Aggregate, Metric
+from evalmode.measure.summary import metric_record
+
+__all__ = ["Cut", "LEAST", "cuts_of", "slice_records"]
+
+LEAST = 20
+"""Samples below which a slice is shown and not tested: its figures say next to nothing."""
+
+_MOST_VALUES = 1000
+_CLASS = ("class", "target", "label")
+Parts = list[tuple[str, NDArray[np.bool_]]]
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """One way to cut the test set: `parts(samples)` are names and masks. `columns` are those that it reads; with
+    `every`, any column of the data."""
+
+    by: str
+    parts: Callable[[Samples], Parts] = field(repr=False)
+    columns: tuple[str, ...] = ()
+    every: bool = False
+
+
+def cuts_of(slices: Any) -> tuple[Cut, ...]:
+    """The ways to cut that were asked for.
+
+    `"class"` cuts by target, any other text by that column, `("column", 4)` by quarters of a column. A mapping gives
+    names to predicates (from columns to booleans) and to arrays of values, one of each sample.
+
+    Raises:
+        UsageError: it is none of these.
+
+    Example:
+        >>> [cut.by for cut in cuts_of(["class", ("age", 4)])]
+        ['class', 'age']
+    """
+    if slices is None:
+        return ()
+    if isinstance(slices, str) or callable(slices) or _is_quantiles(slices):
+        slices = [slices]
+    if isinstance(slices, Mapping):
+        return tuple(_named(str(name), what) for name, what in slices.items())
+    if not isinstance(slices, Iterable):
+        raise _no_slice(slices)
+    found: list[Cut] = []
+    for entry in slices:
+        if isinstance(entry, Mapping):
+            found += cuts_of(entry)
+        elif isinstance(entry, str):
+            found.append(_column(entry))
+        elif _is_quantiles(entry):
+            found.append(_quantiles(entry[0], entry[1]))
+        elif callable(entry):
+            found.append(_predicate(getattr(entry, "__name__", "predicate").replace("<lambda>", "predicate"), entry))
+        else:
+            raise _no_slice(entry)
+    return tuple(found)
+
+
+def slice_records(
+    cuts: Sequence[Cut],
+    samples: Samples,
+    metrics: Sequence[Metric],
+    confidence: float,
+    clusters: NDArray[Any] | None = None,
+) -> tuple[SliceRecord, ...]:
+    """Every part with its figures, worst first by the first metric.
+
+    Each part of at least `LEAST` samples is tested against the rest on the first metric (Fisher's exact test for a
+    proportion, Welch's t test for a mean), and the probabilities are adjusted for all of them (Holm).
+
+    Raises:
+        TaskError: a column is missing, or a predicate fails.
+    """
+    found: list[tuple[SliceRecord, float | None]] = []
+    for cut in cuts:
+        for name, chosen in cut.parts(samples):
+            record, p_value = _record(cut.by, name, chosen, samples, metrics, confidence, clusters)
+            found.append((record, p_value))
+    tested = [place for place, (_, p_value) in enumerate(found) if p_value is not None]
+    adjusted = _holm([p for _, p in found if p is not None])
+    records = [record for record, _ in found]
+    for place, p_value in zip(tested, adjusted, strict=True):
+        records[place] = _replaced(records[place], p_value)
+    better = metrics[0].higher_is_better if metrics else None
+    return tuple(sorted(records, key=lambda record: _badness(record, better)))
+
+
+def _replaced(record: SliceRecord, p_value: float) -> SliceRecord:
+    return SliceRecord(
+        by=record.by,
+        name=record.name,
+        samples=record.samples,
+        metrics=record.metrics,
+        p_value=p_value,
+        note=record.note,
+    )
+
+
+def _badness(record: SliceRecord, higher_is_better: bool | None) -> tuple[bool, float, str, str]:
+    """Large enough parts first, the worst figure first."""
+    value = record.metrics[0].value if record.metrics else math.inf
+    return (
+        record.samples < LEAST,
+        value if higher_is_better or (higher_is_better is None and not record.metrics) else -value,
+        record.by,
+        record.name,
+    )
+
+
+def _record(
+    by: str,
+    name: str,
+    chosen: NDArray[np.bool_],
+    samples: Samples,
+    metrics: Sequence[Metric],
+    confidence: float,
+    clusters: NDArray[Any] | None,
+) -> tuple[SliceRecord, float | None]:
+    part = samples.where(chosen)
+    figures, notes = [], []
+    for metric in metrics:
+        try:
+            figures.append(
+                metric_record(
+                    metric, part.rows[metric.name], confidence, None if clusters is None else clusters[chosen]
+                )
+            )
+        except EvalmodeError as error:  # as AUROC of one class alone
+            notes.append(error.got)
+    p_value = None
+    if not metrics or not len(part):
+        notes.append("no samples" if metrics else "no metrics")
+    elif len(part) < LEAST:
+        notes.append(f"fewer than {LEAST} samples: not tested")
+    elif len(samples) - len(part) < LEAST:
+        notes.append(f"the rest has fewer than {LEAST} samples: not tested")
+    elif clusters is not None:
+        notes.append("samples come in groups: not tested")
+    else:
+        rows = samples.rows[metrics[0].name]
+        p_value = _p_value(metrics[0], rows[chosen], rows[~chosen])
+        if p_value is None:
+            notes.append(f"{metrics[0].name} cannot be tested between parts")
+    record = SliceRecord(by=by, name=name, samples=len(part), metrics=tuple(figures), note="; ".join(notes))
+    return record, p_value
+
+
+def _p_value(metric: Metric, part: NDArray[Any], rest: NDArray[Any]) -> float | None:
+    """The probability of a difference at least this large by chance; None where the metric has no value per sample.
+
+    Source: Fisher, "Statistical methods for research workers" (1934); Welch, Biometrika 34 (1947).
+    """
+    from scipy.stats import fisher_exact
+
+    if metric.aggregate is Aggregate.PROPORTION:
+        counts = [[int(rows.sum()), int(len(rows) - rows.sum())] for rows in (part, rest)]
+        return float(fisher_exact(counts).pvalue)
+    if metric.statistic is not None or part.ndim != 1 or not bool(np.isfinite(part).all() and np.isfinite(rest).all()):
+        return None
+    return _welch(np.sort(part.astype(np.float64)), np.sort(rest.astype(np.float64)))
+
+
+def _welch(part: NDArray[np.float64], rest: NDArray[np.float64]) -> float:
+    from scipy.stats import t
+
+    means = [math.fsum(values) / len(values) for values in (part, rest)]
+    errors = [
+        math.fsum((values - mean) ** 2) / (len(values) - 1) / len(values)
+        for values, mean in zip((part, rest), means, strict=True)
+    ]
+    variance = sum(errors)
+    if variance == 0:
+        return 1.0 if means[0] == means[1] else 0.0
+    freedom = variance**2 / sum(
+        error**2 / (len(values) - 1) for error, values in zip(errors, (part, rest), strict=True)
+    )
+    return float(2 * t.sf(abs(means[0] - means[1]) / math.sqrt(variance), freedom))
+
+
+def _holm(p_values: Sequence[float]) -> list[float]:
+    """Source: Holm, "A simple sequentially rejective multiple test procedure", Scand. J. Stat. 6 (1979)."""
+    adjusted = [0.0] * len(p_values)
+    largest = 0.0
+    for rank, place in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[place]))
+        adjusted[place] = largest
+    return adjusted
+
+
+def _named(name: str, what: Any) -> Cut:
+    if callable(what):
+        return _predicate(name, what)
+    if isinstance(what, str):
+        cut = _column(what)
+        return Cut(name, cut.parts, cut.columns)
+    if _is_quantiles(what):
+        cut = _quantiles(what[0], what[1])
+        return Cut(name, cut.parts, cut.columns)
+    values = np.asarray(what)
+    if values.ndim != 1:
+        raise _no_slice(what)
+
+    def parts(samples: Samples) -> Parts:
+        return _by_value(name, samples.columns[f"slice {name}"])
+
+    return Cut(name, parts)
+
+
+def given_values(slices: Any) -> dict[str, NDArray[Any]]:
+    """The values of every sample that were given as arrays, by the name of the column that holds them."""
+    found: dict[str, NDArray[Any]] = {}
+    entries = [slices] if isinstance(slices, Mapping) else slices if isinstance(slices, list | tuple) else []
+    for entry in entries:
+        for name, what in entry.items() if isinstance(entry, Mapping) else ():
+            if not callable(what) and not isinstance(what, str) and not _is_quantiles(what):
+                found[f"slice {name}"] = np.asarray(what)
+    return found
+
+
+def _is_quantiles(what: Any) -> bool:
+    return isinstance(what, tuple) and len(what) == 2 and isinstance(what[0], str) and type(what[1]) is int
+
+
+def _column(name: str) -> Cut:
+    if name in _CLASS:
+        return Cut("class", lambda samples: _by_value("class", _target(samples)))
+    return Cut(name, lambda samples: _by_value(name, _column_of(samples, name)), (name,))
+
+
+def _quantiles(name: str, number: int) -> Cut:
+    if number < 2:
+        raise UsageError(f"({name!r}, {number}) cuts a column into {number} parts", expected="at least 2 parts")
+
+    def parts(samples: Samples) -> Parts:
+        values = _column_of(samples, name)
+        if values.dtype.kind not in "biuf":
+            raise TaskError(
+                f"the column {name!r} holds no numbers, so it has no quantiles", fix=f"slices=[{name!r}] cuts by value"
+            )
+        edges = np.unique(np.quantile(values, np.linspace(0, 1, number + 1)))
+        if len(edges) < 2:
+            return [(f"{edges[0]:g}", np.ones(len(values), bool))]
+        found: Parts = []
+        for low, high in zip(edges[:-1], edges[1:], strict=True):
+            last = high == edges[-1]
+            inside = (values >= low) & ((values <= high) if last else (values < high))
+            found.append((f"{low:g} to {high:g}" if last else f"{low:g} to below {high:g}", inside))
+        return found
+
+    return Cut(name, parts, (name,))
+
+
+def _predicate(name: str, predicate: Callable[[Mapping[str, NDArray[Any]]], Any]) -> Cut:
+    def parts(samples: Samples) -> Parts:
+        seen: dict[str, NDArray[Any]] = {"id": samples.ids, **samples.columns}
+        for key, values in (("target", samples.target), ("prediction", samples.prediction)):
+            if values is not None:
+                seen.setdefault(key, values)
+        try:
+            chosen = np.asarray(predicate(seen))
+        except Exception as error:
+            raise TaskError(
+                f"the slice {name!r} failed: {type(error).__name__}: {error}",
+                expected=f"booleans of shape ({len(samples)},) from columns: {', '.join(seen)}",
+                fix="slices={'long': lambda columns: columns['length'] > 100}",
+            ) from error
+        if chosen.shape != (len(samples),) or chosen.dtype != np.bool_:
+            raise TaskError(
+                f"the slice {name!r} gave {chosen.dtype} of shape {chosen.shape}",
+                expected=f"booleans of shape ({len(samples)},)",
+                fix="slices={'long': lambda columns: columns['length'] > 100}",
+            )
+        return [(name, chosen)]
+
+    return Cut(name, parts, every=True)
+
+
+def _target(samples: Samples) -> NDArray[Any]:
+    if samples.target is None or samples.target.reshape(len(samples), -1).shape[1] != 1:
+        raise TaskError("slices by class need one class for each sample as target", fix="name a column instead")
+    return samples.target.reshape(-1)
+
+
+def _column_of(samples: Samples, name: str) -> NDArray[Any]:
+    if name not in samples.columns:
+        there = ", ".join(sorted(samples.columns)) or "none"
+        raise TaskError(
+            f"the data has no column {name!r} to cut slices by",
+            expected=f"a column of one value for each sample: {there}",
+            fix="give the values themselves: slices={'site': array}",
+        )
+    return samples.columns[name]
+
+
+def _by_value(by: str, values: NDArray[Any]) -> Parts:
+    different = np.unique(values)
+    if len(different) > _MOST_VALUES:
+        raise TaskError(
+            f"{by!r} has {len(different)} different values",
+            expected=f"at most {_MOST_VALUES} slices",
+            fix=f"slices=[({by!r}, 4)] cuts by quarters" if by not in _CLASS else "name a coarser column",
+        )
+    return [(str(value), values == value) for value in different.tolist()]
+
+
+def _no_slice(what: object) -> UsageError:
+    return UsageError(
+        f"slices has {what!r}"[:200],
+        expected="'class', the name of a column, ('column', 4) for quarters, or names with predicates or arrays",
+        fix="slices=['class', ('length', 4), {'night': lambda columns: columns['hour'] > 20}]",
+    )

@@ -1,0 +1,287 @@
+"""An evaluation from its model and data to its result."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from evalmode.certificate import EvaluationRecord, MetricRecord, SampleRecord
+from evalmode.errors import TaskError, UsageError
+from evalmode.evaluation import whole_metrics
+from evalmode.evaluation.batches import batch_length, batches_from
+from evalmode.evaluation.choice import chosen_metrics, refuse_equal_names
+from evalmode.evaluation.figures import (
+    calibration,
+    confusion_of,
+    data_digest,
+    metrics_of,
+    records_of,
+    worst_samples,
+)
+from evalmode.evaluation.groups import Group, Lost
+from evalmode.evaluation.identity import data_identity, described, model_identity
+from evalmode.evaluation.journal import Journal
+from evalmode.evaluation.keeping import CONFIDENCE, Keeping
+from evalmode.evaluation.labels import Labels, inputs_named
+from evalmode.evaluation.loading import Loading
+from evalmode.evaluation.options import Options
+from evalmode.evaluation.passing import Pass
+from evalmode.evaluation.progress import OnProgress, Tracker, shown
+from evalmode.evaluation.reading import Reader
+from evalmode.evaluation.result import Evaluation
+from evalmode.evaluation.running import runner_for
+from evalmode.evaluation.samples import Samples
+from evalmode.evaluation.slices import cuts_of, given_values, slice_records
+from evalmode.evaluation.source import Source, source_of
+from evalmode.measure.metric import Metric
+from evalmode.observe.fingerprint import environment_record, model_record
+from evalmode.predictor.optimized import OptimizedPredictor
+from evalmode.task import Task
+
+__all__ = ["Work"]
+
+_READ = 64  # samples read at a time where nothing says otherwise
+
+
+class Work:
+    """What `evaluate` does, step by step."""
+
+    def __init__(self, model: Any, data: Any, options: Options, started: float) -> None:
+        self.started = started
+        self.subject = ""
+        if isinstance(model, Task):
+            model, data, options, self.subject = _of_task(model, data, options)
+        if data is None:
+            raise UsageError("evaluate was given no data", fix="evalmode.evaluate(model, (inputs, targets))")
+        self.model, self.data, self.options = model, data, options
+        rows = None if options.exact else 1
+        self.runner, self.module = runner_for(model, options.forward, options.device, rows)
+        rest, self.whole = whole_metrics.apart(options.metrics)
+        self.cuts = cuts_of(options.slices)
+        self.labels = Labels(
+            options.ids,
+            options.groups,
+            [name for cut in self.cuts for name in cut.columns],
+            given_values(options.slices),
+            every=any(cut.every for cut in self.cuts),
+        )
+        keep_scores = bool(options.keep_predictions) or bool(self.whole)
+        self.reader = Reader(options.prediction, chosen_metrics(rest), options.loss, keep_scores=keep_scores)
+        self.notes: list[str] = []
+
+    def result(self, progress: bool | OnProgress) -> Evaluation:
+        """The evaluation."""
+        source = source_of(self.data) if self.options.exact else None
+        if source is not None:
+            self._require_end(source)
+            self.labels.require_length(source.samples)
+            self.notes += source.notes
+        with contextlib.ExitStack() as stack:
+            journal = None
+            if self.options.journal is not None:
+                journal = stack.enter_context(Journal.open(self.options.journal, self._identity(source)))
+            keeping = Keeping(journal)
+            loading = self._loading(source, keeping)
+            tracker = Tracker(
+                stack.enter_context(shown(progress)), loading.samples, self.options.confidence, keeping.samples
+            )
+            work = Pass(
+                self.runner,
+                self.reader,
+                keeping,
+                self.labels,
+                tracker,
+                split=self.options.split,
+                wanted=inputs_named(self.module),
+                on_bad_sample=self.options.on_bad_sample,
+            )
+            stack.enter_context(self.runner.running())
+            self._pass(work, loading, source)
+            tracker.finish()
+            evaluation = self._evaluation(work, keeping)
+            if journal is not None:
+                evaluation = _finished(journal, evaluation)
+        return self._kept(evaluation)
+
+    def _pass(self, work: Pass, loading: _AsTheyCome | Loading, source: Source | None) -> None:
+        keeping = work.keeping
+        try:
+            if keeping.samples and source is not None:  # what the first group decides is not in the journal
+                first = next((item for item in self._loading(source, None) if isinstance(item, Group)), None)
+                if first is not None:
+                    work.look(first)
+            work.over(loading)
+            keeping.flush()
+        except BaseException as error:
+            keeping.flush()
+            if isinstance(error, KeyboardInterrupt):
+                raise KeyboardInterrupt(self._stopped(keeping, loading.samples)) from None
+            raise
+        if not keeping.samples:
+            if work.reason is not None:
+                raise work.reason
+            raise TaskError("the test data gave no samples", expected="at least one sample")
+
+    def _stopped(self, keeping: Keeping, total: int | None) -> str:
+        of = f" of {total:,}" if total is not None else ""
+        if self.options.journal is None:
+            return f"stopped after {keeping.samples:,}{of} samples; with journal='FILE' the next call would go on from here"
+        return f"stopped after {keeping.samples:,}{of} samples: the same call with journal={str(self.options.journal)!r} goes on"
+
+    def _require_end(self, source: Source) -> None:
+        if source.samples is None and self.options.limit is None:
+            raise UsageError(
+                f"{source.kind} is a stream without length: it may never end",
+                expected="a limit, or __len__",
+                fix="limit=10_000, or limit=math.inf if it ends by itself",
+            )
+        if source.stream is not None and self.options.workers:
+            self.notes.append("a stream is read in one process: workers= has no effect")
+
+    def _loading(self, source: Source | None, keeping: Keeping | None) -> _AsTheyCome | Loading:
+        options = self.options
+        size = 64 if options.batch_size == "auto" else options.batch_size
+        if source is None:
+            return _AsTheyCome(self.data, size, options.most)
+        return Loading(
+            source,
+            size=self.runner.size,
+            chunk=_READ if options.batch_size == "auto" else size,
+            device=self.runner.device.type,
+            done=None if keeping is None else keeping.done,
+            limit=options.most,
+            workers=0 if source.stream is not None else options.workers,
+        )
+
+    def _identity(self, source: Source | None) -> dict[str, str]:
+        if source is None:
+            raise UsageError(
+                "journal= was given with exact=False",
+                expected="an exact evaluation: batches as they come may be others the next time",
+                fix="leave exact=False out, or journal=",
+            )
+        options = self.options
+        settings = {
+            name: described(getattr(options, name))
+            for name in ("metrics", "split", "forward", "prediction", "loss", "slices", "groups", "ids")
+        }
+        plain = {
+            name: repr(getattr(options, name)) for name in ("confidence", "on_bad_sample", "limit")
+        }
+        scores = {"scores": "kept" if self.reader.keep_scores else "not kept", "device": str(self.runner.device)}
+        return {**model_identity(self.model, self.module), "data": data_identity(source), **settings, **plain, **scores}
+
+    def _evaluation(self, work: Pass, keeping: Keeping) -> Evaluation:
+        samples = keeping.result()
+        metrics = metrics_of(self.reader.chosen or (), samples)
+        confidence = self.options.confidence
+        clusters = self._clusters(samples)
+        records, said = records_of(metrics, samples, confidence, clusters)
+        if self.whole:
+            records = (*records, *whole_metrics.records(self.whole, samples))
+            refuse_equal_names([record.name for record in records])
+        exact = self.runner.exact and self.options.exact
+        record = EvaluationRecord(
+            samples=len(samples),
+            batch_size=work.largest or max(self.runner.sizes, default=0),
+            metrics=records,
+            plan=self.runner.plan,
+            execution_sizes=tuple(sorted(self.runner.sizes)),
+            exact=exact,
+            data=data_digest(samples),
+            skipped=len(keeping.bad),
+            bad=keeping.listed(),
+            slices=slice_records(self.cuts, samples, tuple(metrics.values()), confidence, clusters),
+            confusion=confusion_of(samples),
+            calibration=self._calibration(samples),
+            worst=self._worst(metrics, samples),
+            notes=tuple(dict.fromkeys((*self.notes, *self.runner.notes, *work.notes, *said))),
+            seconds=time.perf_counter() - self.started,
+        )
+        return Evaluation(
+            record,
+            tuple(self.reader.said),
+            samples,
+            metrics,
+            None if self.module is None else model_record(self.module),
+            environment_record(self.runner.device),
+            self.subject or type(self.module or self.model).__name__,
+        )
+
+    def _clusters(self, samples: Samples) -> NDArray[Any] | None:
+        groups = self.options.groups
+        if groups is None:
+            return None
+        return samples.columns[groups if isinstance(groups, str) else "groups"]
+
+    def _calibration(self, samples: Samples) -> Any:
+        confidence, target, answers = samples.columns.get(CONFIDENCE), samples.target, samples.prediction
+        if confidence is None or target is None or answers is None or not np.isfinite(confidence).all():
+            return ()
+        if target.size != len(samples) or answers.shape != (len(samples),) or answers.dtype.kind == "f":
+            return ()
+        return calibration(confidence, answers == target.reshape(-1))
+
+    def _worst(self, metrics: dict[str, Metric], samples: Samples) -> tuple[SampleRecord, ...]:
+        return worst_samples(metrics, samples)
+
+    def _kept(self, evaluation: Evaluation) -> Evaluation:
+        if self.options.keep_predictions in {None, True, False}:
+            return evaluation
+        from evalmode.evaluation.predictions import write_predictions
+
+        write_predictions(self.options.keep_predictions, evaluation)
+        return evaluation
+
+
+class _AsTheyCome:
+    """Batches as a DataLoader gives them: nothing is grouped, nothing is filled up."""
+
+    def __init__(self, data: Any, batch_size: int, limit: int | None) -> None:
+        self.batches = batches_from(data, batch_size, limit)
+        self.limit = limit
+        self.samples = self.batches.samples
+
+    def __iter__(self) -> Iterator[Group | Lost]:
+        first = 0
+        for batch in self.batches:
+            size = batch_length(batch) or 0
+            count = size if self.limit is None else min(size, self.limit - first)
+            yield Group(batch, tuple(range(first, first + count)), size)
+            first += count
+            if self.limit is not None and first >= self.limit:
+                return
+
+
+def _of_task(task: Task, data: Any, options: Options) -> tuple[Any, Any, Options, str]:
+    """The parts of a task where nothing else was given."""
+    built = task.built()
+    given = {
+        name: getattr(built, name)
+        for name in ("metrics", "split", "forward", "prediction", "loss")
+        if getattr(options, name) is None
+    }
+    if data is None:
+        data = built.data("test_data")
+    if data is None:
+        raise TaskError(
+            f"{built.home} has no test data",
+            expected="def test_data() that returns a DataLoader, a Dataset, or a pair (inputs, targets)",
+            fix="add it to the task",
+        )
+    return built.model, data, dataclasses.replace(options, **given), built.name or type(built.model).__name__
+
+
+def _finished(journal: Journal, evaluation: Evaluation) -> Evaluation:
+    """The evaluation as its journal has it: a second call gives what the first one gave."""
+    if journal.finished is None:
+        journal.finish(msgspec.json.encode(evaluation.record))
+        return evaluation
+    return dataclasses.replace(evaluation, record=msgspec.json.decode(journal.finished, type=EvaluationRecord))
