@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from evalmode.certification.whole_way import certify as certify
     from evalmode.checking.runner import CheckReport as CheckReport
     from evalmode.checking.runner import check as check
+    from evalmode.evaluation.evaluator import evaluate as evaluate
+    from evalmode.evaluation.result import Evaluation as Evaluation
     from evalmode.mode.freeze import freeze as freeze
     from evalmode.mode.freeze import is_frozen as is_frozen
     from evalmode.mode.freeze import unfreeze as unfreeze
@@ -38,12 +40,14 @@ if TYPE_CHECKING:
 _HOMES = {
     "Certificate": "evalmode.certificate",
     "CheckReport": "evalmode.checking.runner",
+    "Evaluation": "evalmode.evaluation.result",
     "Predictor": "evalmode.predictor.protocol",
     "Task": "evalmode.task.definition",
     "Tolerance": "evalmode.optimization.tolerance",
     "Verification": "evalmode.certification.retested",
     "certify": "evalmode.certification.whole_way",
     "check": "evalmode.checking.runner",
+    "evaluate": "evalmode.evaluation.evaluator",
     "evaluating": "evalmode.mode.switch",
     "freeze": "evalmode.mode.freeze",
     "is_frozen": "evalmode.mode.freeze",

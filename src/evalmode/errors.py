@@ -23,6 +23,7 @@
     │   └── OtherOutputsError                it gives other outputs here than where it was written
     ├── CertificateError (ValueError)        a certificate cannot be read or written
     ├── JournalError (RuntimeError)          a journal is in use, of another evaluation, damaged, or cannot be written
+    ├── PredictionsError (ValueError)        a file of predictions cannot be written, read or trusted
     ├── ComparisonError (ValueError)         two results cannot be compared: other samples, metrics, or nothing kept
     └── MissingExtraError (ImportError)      an optional package is not installed
 
@@ -53,6 +54,7 @@ __all__ = [
     "OptimizationError",
     "OtherOutputsError",
     "PatternError",
+    "PredictionsError",
     "StalePredictorError",
     "SwitchError",
     "TaskError",
@@ -179,6 +181,10 @@ class CertificateError(EvalmodeError, ValueError):
 
 class JournalError(EvalmodeError, RuntimeError):
     """A journal is in use, belongs to another evaluation, is damaged, or cannot be written."""
+
+
+class PredictionsError(EvalmodeError, ValueError):
+    """A file of predictions cannot be written, read or trusted."""
 
 
 class ComparisonError(EvalmodeError, ValueError):

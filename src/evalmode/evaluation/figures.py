@@ -1,4 +1,4 @@
-"""From what was kept of the samples to the record: figures with intervals, slices, confusion, calibration, the worst."""
+"""From what was kept of the samples to the record: figures with intervals, confusion, calibration, the worst."""
 
 from __future__ import annotations
 
@@ -94,7 +94,9 @@ def confusion_of(samples: Samples, most: int = 200) -> ConfusionRecord | None:
     )
 
 
-def calibration(confidence: NDArray[np.float64], right: NDArray[np.bool_], bins: int = 15) -> tuple[CalibrationBin, ...]:
+def calibration(
+    confidence: NDArray[np.float64], right: NDArray[np.bool_], bins: int = 15
+) -> tuple[CalibrationBin, ...]:
     """Samples by the probability that the model gave its answer, beside the share of right answers.
 
     Source: Guo, Pleiss, Sun, Weinberger, "On calibration of modern neural networks", ICML (2017).
@@ -128,5 +130,7 @@ def data_digest(samples: Samples) -> str:
             digest.update(b"none")
             continue
         digest.update(f"{values.dtype.kind}{values.shape}".encode())
-        digest.update(np.ascontiguousarray(values).tobytes() if values.dtype.kind != "U" else "\0".join(values.tolist()).encode())
+        digest.update(
+            np.ascontiguousarray(values).tobytes() if values.dtype.kind != "U" else "\0".join(values.tolist()).encode()
+        )
     return digest.hexdigest()

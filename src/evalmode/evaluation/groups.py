@@ -85,9 +85,7 @@ def largest_group(sample: Any, device: str) -> int:
     return min(LARGEST, 1 << max(room.bit_length() - 1, 0))
 
 
-def grouped(
-    samples: Iterable[Sample | Lost], source: Source, size: int | None, device: str
-) -> Iterator[Group | Lost]:
+def grouped(samples: Iterable[Sample | Lost], source: Source, size: int | None, device: str) -> Iterator[Group | Lost]:
     """Groups of samples of one shape, each full as soon as it is given; the last of each shape is filled up.
 
     `size` is how many samples a group holds; None lets `largest_group` decide.
@@ -115,7 +113,7 @@ def collated(held: list[Sample], size: int, source: Source) -> list[Group | Lost
     """The samples as one group; where they cannot be put together, each alone, and those that fail even then."""
     try:
         return [_made(held, size, source)]
-    except Exception:  # noqa: BLE001 - code of the user's: it may raise anything
+    except Exception:
         found: list[Group | Lost] = []
         for sample in held:
             try:

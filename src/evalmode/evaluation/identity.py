@@ -52,7 +52,8 @@ def data_identity(source: Source) -> str:
                 _update(digest, loaded_apart(lambda place=place: [source.fetch(place)])[0])  # type: ignore[misc]
             except Exception as error:  # noqa: BLE001 - whatever a decoder raises
                 digest.update(f"unreadable {place} {type(error).__name__}".encode())
-    return f"{source.kind}, {source.samples if source.samples is not None else 'any number of'} samples, {digest.hexdigest()[:16]}"
+    total = source.samples if source.samples is not None else "any number of"
+    return f"{source.kind}, {total} samples, {digest.hexdigest()[:16]}"
 
 
 def described(value: Any) -> str:
@@ -79,8 +80,10 @@ def described(value: Any) -> str:
 
 def _code(code: types.CodeType) -> bytes:
     parts = [code.co_code, repr(code.co_names).encode()]
-    for constant in code.co_consts:
-        parts.append(_code(constant) if isinstance(constant, types.CodeType) else repr(constant).encode())
+    parts += [
+        _code(constant) if isinstance(constant, types.CodeType) else repr(constant).encode()
+        for constant in code.co_consts
+    ]
     return b"\0".join(parts)
 
 

@@ -185,7 +185,8 @@ class Journal:
         """Take in what is recorded, and refuse a journal of something else before one that is damaged."""
         database = self._open_database()
         stored = dict(database.execute("SELECT name, value FROM identity ORDER BY number").fetchall())
-        if database.execute("SELECT digest FROM seal").fetchall() != [(identity_digest(stored),)]:
+        text = all(isinstance(part, str) for pair in stored.items() for part in pair)
+        if not text or database.execute("SELECT digest FROM seal").fetchall() != [(identity_digest(stored),)]:
             raise damaged(self.path, "what it says it is of has changed")
         if stored != self.identity:
             raise _of_another(self.path, stored, self.identity)
@@ -272,14 +273,12 @@ def _of_another(path: Path, stored: Mapping[str, str], given: Mapping[str, str])
 
 
 def _shown(value: str | None, other: str | None) -> str:
-    """A value in a line of a message, cut to where it differs from the other."""
+    """A value in a line of a message, cut to where it begins to differ from the other."""
     if value is None:
         return "nothing"
+    start = 0
     if len(value) > _SHOWN and other is not None:
-        same = next(
-            (place for place, (one, two) in enumerate(zip(value, other, strict=False)) if one != two),
-            min(len(value), len(other)),
-        )
-        start = max(0, min(same - 8, len(value) - _SHOWN))
-        value = ("…" if start else "") + value[start:]
-    return repr(value if len(value) <= _SHOWN + 1 else f"{value[:_SHOWN]}…")
+        same = next((place for place, (one, two) in enumerate(zip(value, other, strict=False)) if one != two), None)
+        start = max(0, (min(len(value), len(other)) if same is None else same) - _SHOWN // 2)
+    cut = value[start : start + _SHOWN]
+    return repr(f"{'…' * (start > 0)}{cut}{'…' * (start + len(cut) < len(value))}")

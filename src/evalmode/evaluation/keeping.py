@@ -114,7 +114,10 @@ class Keeping:
         return Chunk(
             np.concatenate(self._positions) if self._positions else np.zeros(0, np.int64),
             _stacked(self._ids) if self._ids else np.zeros(0, np.int64),
-            {name: _stacked([reading.rows[name] for reading in readings]) for name in (readings[0].rows if readings else {})},
+            {
+                name: _stacked([reading.rows[name] for reading in readings])
+                for name in (readings[0].rows if readings else {})
+            },
             _together([reading.target for reading in readings]),
             _together([reading.prediction for reading in readings]),
             _together([reading.scores for reading in readings]),

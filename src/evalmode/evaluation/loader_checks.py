@@ -104,7 +104,7 @@ def require_apart(fetch: Callable[[int], Any] | None, samples: int, collate: Cal
             read.append((place, sample, loaded_apart(lambda sample=sample: [collate([sample])])[0]))  # type: ignore[misc]
         except Exception:  # noqa: BLE001, S112 - a broken sample is told with its id when its turn comes
             continue
-    for first in range(0, len(read) - 1):
+    for first in range(len(read) - 1):
         pair = (read[first], read[first + 1])
         try:
             together = loaded_apart(lambda pair=pair: [collate([sample for _, sample, _ in pair])])[0]  # type: ignore[misc]

@@ -80,9 +80,11 @@ class Loading:
             for places in chunks:
                 yield from read[places]
             return
-        loader = DataLoader(
-            read,  # type: ignore[arg-type] - it has what a map-style dataset needs
-            sampler=list(chunks),  # type: ignore[arg-type] - an entry is the positions of a chunk
+        dataset: Any = read  # it has what a map-style dataset needs
+        order: Any = list(chunks)  # an entry is the positions of a chunk
+        loader: DataLoader[Any] = DataLoader(
+            dataset,
+            sampler=order,
             batch_size=None,
             num_workers=self.workers,
             generator=torch.Generator().manual_seed(0),

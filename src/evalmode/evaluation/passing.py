@@ -244,4 +244,3 @@ def _to_host(outputs: Any) -> tuple[Any, Callable[[], object] | None]:
 def _arrive(ran: _Ran) -> None:
     if ran.arrived is not None:
         ran.arrived()
-

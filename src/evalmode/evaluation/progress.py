@@ -15,7 +15,7 @@ import numpy as np
 from evalmode.evaluation.reading import Reading
 
 if TYPE_CHECKING:
-    import rich.progress
+    pass
 
 __all__ = ["OnProgress", "Progress", "Tracker"]
 

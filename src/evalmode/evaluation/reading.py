@@ -73,7 +73,9 @@ class Reader:
                 rows,
                 _kept(batch.target_tensor, batch.size, count, whole=self.keep_scores),
                 _kept(answers, batch.size, count, whole=self.keep_scores),
-                _numpy(scores, count) if self.keep_scores and scores is not None and len(scores) == batch.size else None,
+                _numpy(scores, count)
+                if self.keep_scores and scores is not None and len(scores) == batch.size
+                else None,
                 self._confidence(batch, count),
             )
 
@@ -112,9 +114,9 @@ def row_alone(tree: Any, row: int, size: int) -> Any:
     if isinstance(tree, list) and len(tree) == size and not any(isinstance(part, Tensor) for part in tree):
         return [tree[row]] * size
     return map_leaves(
-        lambda _, leaf: leaf[[row] * size]
-        if isinstance(leaf, Tensor | np.ndarray) and leaf.ndim and len(leaf) == size
-        else leaf,
+        lambda _, leaf: (
+            leaf[[row] * size] if isinstance(leaf, Tensor | np.ndarray) and leaf.ndim and len(leaf) == size else leaf
+        ),
         tree,
     )
 
@@ -130,8 +132,11 @@ def predictions(batch: Answered, chosen: tuple[Chosen, ...]) -> Tensor | None:
         return (batch.scores.reshape(batch.size) > 0).long()
     target = batch.target_tensor
     labels = target is not None and not target.is_floating_point() and target.numel() == batch.size
-    if batch.scores.is_floating_point() and batch.scores.ndim == 2 and batch.scores.shape[1] > 1 and (
-        labels or "accuracy" in names
+    if (
+        batch.scores.is_floating_point()
+        and batch.scores.ndim == 2
+        and batch.scores.shape[1] > 1
+        and (labels or "accuracy" in names)
     ):
         return batch.scores.argmax(1)
     same = target is not None and target.numel() == batch.scores.numel()
@@ -206,6 +211,6 @@ def _confidence(batch: Answered, count: int) -> Values | None:
         return None
     wide = scores.detach()[:count].cpu().double().numpy()
     if bool((wide >= 0).all() and (np.abs(wide.sum(1) - 1) < 1e-2).all()):
-        return wide.max(1)
+        return np.asarray(wide.max(1))
     with np.errstate(invalid="ignore"):
         return np.asarray(1.0 / np.exp(wide - wide.max(1, keepdims=True)).sum(1))

@@ -25,7 +25,7 @@ def samples_of(batches: Iterable[Any]) -> Iterator[Any]:
         [[1.0, 0.0], [0.0, 1.0]]
     """
     for number, batch in enumerate(batches):
-        lengths = {len(leaf) for _, leaf in leaves(batch) if _has_rows(leaf)}
+        lengths = {len(leaf) for _, leaf in leaves(batch) if isinstance(leaf, torch.Tensor | np.ndarray) and leaf.ndim}
         if len(lengths) != 1:
             raise BatchError(
                 f"batch {number} of the data is {describe(batch)}: its samples cannot be told",

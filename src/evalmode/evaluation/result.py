@@ -10,6 +10,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 import msgspec
+import numpy as np
 
 from evalmode.certificate import Environment, EvaluationRecord, MetricRecord, ModelRecord
 from evalmode.evaluation.samples import Samples
@@ -29,7 +30,7 @@ class Evaluation:
 
     record: EvaluationRecord
     inferred: tuple[str, ...] = ()
-    samples: Samples = field(repr=False, default_factory=lambda: Samples(_no_ids()))
+    samples: Samples = field(repr=False, default_factory=lambda: Samples(np.zeros(0, np.int64)))
     metrics: Mapping[str, Metric] = field(repr=False, default_factory=lambda: MappingProxyType({}))
     model: ModelRecord | None = None
     environment: Environment | None = None
@@ -44,7 +45,9 @@ class Evaluation:
         for metric in self.record.metrics:
             if metric.name == name:
                 return metric
-        raise KeyError(f"{name!r} is not among {', '.join(metric.name for metric in self.record.metrics) or 'no metrics'}")
+        raise KeyError(
+            f"{name!r} is not among {', '.join(metric.name for metric in self.record.metrics) or 'no metrics'}"
+        )
 
     def __str__(self) -> str:
         from evalmode.terminal.evaluations import evaluation_text

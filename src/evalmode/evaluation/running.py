@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from evalmode.errors import BatchError, EvalmodeError, ModelRunError, NotAModuleError, UsageError
+from evalmode.errors import NotAModuleError, UsageError
 from evalmode.evaluation.groups import LARGEST, shape_of
 from evalmode.evaluation.outputs import main_output
 from evalmode.mode.derived import staleness_unchecked
@@ -65,12 +65,14 @@ class ModuleRunner(Runner):
 
     The size is a power of two: the group's own, or less where the activations of a sample are large. At one fixed shape
     a sample's bits do not depend on the samples beside it for nearly all models; the first group shows whether that
-    holds for this one. If not, its samples run one at a time.
+    holds for this one. If not, its samples run one at a time. With `whole`, batches run as they come.
     """
 
-    def __init__(self, predict: Callable[[Any], Any], device: torch.device, module: nn.Module | None, rows: int | None) -> None:
+    def __init__(
+        self, predict: Callable[[Any], Any], device: torch.device, module: nn.Module | None, *, whole: bool
+    ) -> None:
         super().__init__(device)
-        self.predict, self.module, self.size = predict, module, rows
+        self.predict, self.module, self.whole = predict, module, whole
         self.alone = False
         self.known: dict[tuple[Any, ...], int] = {}
         self.most = LARGEST
@@ -89,7 +91,7 @@ class ModuleRunner(Runner):
     def outputs(self, inputs: Any) -> Any:
         inputs = moved(inputs, self.device)
         axis = find_batch_axis(inputs)
-        if isinstance(axis, str):
+        if self.whole or isinstance(axis, str):
             return self.predict(inputs)
         size = self._size_for(inputs, axis)
         found = self._executed(inputs, axis, size)
@@ -138,7 +140,8 @@ class ModuleRunner(Runner):
         if size >= axis.size:
             return self.predict(inputs)
         parts = [
-            self.predict(select_samples(inputs, axis, range(start, start + size))) for start in range(0, axis.size, size)
+            self.predict(select_samples(inputs, axis, range(start, start + size)))
+            for start in range(0, axis.size, size)
         ]
         return joined(parts, size)
 
@@ -217,7 +220,7 @@ class PlanRunner(Runner):
 
 
 def runner_for(
-    model: Any, forward: Callable[[Any, Any], Any] | None, device: str | torch.device | None, rows: int | None
+    model: Any, forward: Callable[[Any, Any], Any] | None, device: str | torch.device | None, *, whole: bool = False
 ) -> tuple[Runner, nn.Module | None]:
     """What runs `model`, and the module behind it, if there is one.
 
@@ -229,7 +232,9 @@ def runner_for(
     if isinstance(model, OptimizedPredictor):
         model.require_fresh()
         if device is not None and torch.device(device).type != model.plan.device.type:
-            raise UsageError(f"a predictor built for {model.plan.device} was to run on {device}", fix="leave device= out")
+            raise UsageError(
+                f"a predictor built for {model.plan.device} was to run on {device}", fix="leave device= out"
+            )
         return PlanRunner(model, forward), None
     if isinstance(model, ModulePredictor):
         module = model.model
@@ -237,7 +242,7 @@ def runner_for(
     elif isinstance(model, Predictor):
         if forward is not None:
             raise UsageError("forward= was given beside a predictor", expected="a module", fix="leave forward= out")
-        return ModuleRunner(model.predict, torch.device(device or "cpu"), None, rows), None
+        return ModuleRunner(model.predict, torch.device(device or "cpu"), None, whole=whole), None
     elif isinstance(model, nn.Module):
         module = model
     else:
@@ -248,7 +253,7 @@ def runner_for(
             fix="evalmode.evaluate(model, data)",
         )
     placed, where = on_device(module, device)
-    return ModuleRunner(lambda inputs: call(placed, inputs, forward), where, placed, rows), placed
+    return ModuleRunner(lambda inputs: call(placed, inputs, forward), where, placed, whole=whole), placed
 
 
 def joined(parts: list[Any], size: int) -> Any:
@@ -258,7 +263,8 @@ def joined(parts: list[Any], size: int) -> Any:
     def at(path: str, leaf: Any) -> Any:
         if not isinstance(leaf, torch.Tensor) or not leaf.ndim or len(leaf) != size:
             return leaf
-        return torch.cat([leaf, *(other[path] for other in others)])
+        pieces: list[Any] = [leaf, *(other[path] for other in others)]
+        return torch.cat(pieces)
 
     return map_leaves(at, parts[0])
 

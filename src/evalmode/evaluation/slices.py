@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,7 +17,7 @@ from evalmode.evaluation.samples import Samples
 from evalmode.measure.metric import Aggregate, Metric
 from evalmode.measure.summary import metric_record
 
-__all__ = ["Cut", "LEAST", "cuts_of", "slice_records"]
+__all__ = ["LEAST", "Cut", "cuts_of", "slice_records"]
 
 LEAST = 20
 """Samples below which a slice is shown and not tested: its figures say next to nothing."""
@@ -258,7 +259,7 @@ def _quantiles(name: str, number: int) -> Cut:
         if len(edges) < 2:
             return [(f"{edges[0]:g}", np.ones(len(values), bool))]
         found: Parts = []
-        for low, high in zip(edges[:-1], edges[1:], strict=True):
+        for low, high in itertools.pairwise(edges.tolist()):
             last = high == edges[-1]
             inside = (values >= low) & ((values <= high) if last else (values < high))
             found.append((f"{low:g} to {high:g}" if last else f"{low:g} to below {high:g}", inside))

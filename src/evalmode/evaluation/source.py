@@ -45,7 +45,8 @@ def source_of(data: Any) -> Source:
     From a DataLoader its dataset and collate are taken: which samples are loaded together is decided here.
 
     Raises:
-        TaskError: it is none of these, it is empty, or it cannot be evaluated sample by sample; the message has the fix.
+        TaskError: it is none of these, it is empty, or it cannot be evaluated sample by sample; the message has the
+            fix.
 
     Example:
         >>> source_of((torch.zeros(5, 2), torch.zeros(5))).samples
@@ -86,7 +87,7 @@ def _of_loader(loader: DataLoader[Any]) -> Source:
             return _of_ready_batches(loader)
         return _of_stream(loader.dataset, collate, own=own)
     notes = refuse_repeating(loader)
-    if loader.batch_size is None and type(loader.batch_sampler) is type(None):
+    if loader.batch_size is None and loader.batch_sampler is None:
         return _of_ready_batches(loader)
     dataset: Any = loader.dataset
     if isinstance(dataset, TensorDataset) and not own:
@@ -116,9 +117,15 @@ def _of_ready_batches(loader: DataLoader[Any]) -> Source:
     return Source(
         f"the {type(loader.dataset).__name__}",
         None,
-        stream=lambda: samples_of(loader.dataset),
+        stream=lambda: samples_of(_items(loader.dataset)),
         notes=(note,),
     )
+
+
+def _items(dataset: Any) -> Iterator[Any]:
+    if isinstance(dataset, IterableDataset):
+        return iter(dataset)
+    return (dataset[place] for place in range(len(dataset)))
 
 
 def _of_stream(data: IterableDataset[Any], collate: Collate, *, own: bool) -> Source:
@@ -128,9 +135,7 @@ def _of_stream(data: IterableDataset[Any], collate: Collate, *, own: bool) -> So
         length = None
     if length == 0:
         raise empty(f"the {type(data).__name__}")
-    return Source(
-        f"the {type(data).__name__}", length, collate, stream=lambda: iter(data), own_collate=own
-    )
+    return Source(f"the {type(data).__name__}", length, collate, stream=lambda: iter(data), own_collate=own)
 
 
 def _of_dataset(data: Any, collate: Collate, *, own: bool, kind: str) -> Source:
@@ -149,9 +154,7 @@ def _of_arrays(data: Any, kind: str) -> Source:
             expected="the same number in each array, at least one",
             fix="look at what test_data() returns",
         )
-    return Source(
-        kind, lengths[0], rows=lambda positions: _picked(data, _as_slice(positions)), dataset=data
-    )
+    return Source(kind, lengths[0], rows=lambda positions: _picked(data, _as_slice(positions)), dataset=data)
 
 
 def empty(kind: str) -> TaskError:
@@ -232,7 +235,9 @@ def _columns(data: Any) -> list[Any]:
 
 def _as_slice(positions: Sequence[int]) -> slice | list[int]:
     first, last = positions[0], positions[-1]
-    if last - first + 1 == len(positions) and (isinstance(positions, range) or list(positions) == [*range(first, last + 1)]):
+    if last - first + 1 == len(positions) and (
+        isinstance(positions, range) or list(positions) == [*range(first, last + 1)]
+    ):
         return slice(first, last + 1)
     return list(positions)
 

@@ -64,8 +64,8 @@ def records(metrics: Mapping[str, Any], samples: Samples) -> tuple[MetricRecord,
         outputs = samples.scores if samples.scores is not None else samples.prediction
         if outputs is None or samples.target is None:
             raise TaskError(
-                f"{name} cannot be computed: outputs or targets differ in shape from sample to sample, or are too large",
-                expected="one tensor of scores and a small target for each sample",
+                f"{name} cannot be computed: outputs or targets differ in shape from sample to sample",
+                expected="one tensor of scores and one target of the same shape for each sample",
                 fix="write it as a function (outputs, target) -> one value per sample",
             )
         found += _records(name, metric, torch.from_numpy(outputs), torch.from_numpy(samples.target))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -12,7 +13,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from evalmode.certificate import EvaluationRecord, MetricRecord, SampleRecord
+from evalmode.certificate import EvaluationRecord, SampleRecord
 from evalmode.errors import TaskError, UsageError
 from evalmode.evaluation import whole_metrics
 from evalmode.evaluation.batches import batch_length, batches_from
@@ -42,7 +43,6 @@ from evalmode.evaluation.slices import cuts_of, given_values, slice_records
 from evalmode.evaluation.source import Source, source_of
 from evalmode.measure.metric import Metric
 from evalmode.observe.fingerprint import environment_record, model_record
-from evalmode.predictor.optimized import OptimizedPredictor
 from evalmode.task import Task
 
 __all__ = ["Work"]
@@ -61,8 +61,7 @@ class Work:
         if data is None:
             raise UsageError("evaluate was given no data", fix="evalmode.evaluate(model, (inputs, targets))")
         self.model, self.data, self.options = model, data, options
-        rows = None if options.exact else 1
-        self.runner, self.module = runner_for(model, options.forward, options.device, rows)
+        self.runner, self.module = runner_for(model, options.forward, options.device, whole=not options.exact)
         rest, self.whole = whole_metrics.apart(options.metrics)
         self.cuts = cuts_of(options.slices)
         self.labels = Labels(
@@ -83,6 +82,8 @@ class Work:
             self._require_end(source)
             self.labels.require_length(source.samples)
             self.notes += source.notes
+        else:
+            self.notes.append("exact=False: batches ran as they came, so figures may depend on how they were made")
         with contextlib.ExitStack() as stack:
             journal = None
             if self.options.journal is not None:
@@ -132,8 +133,11 @@ class Work:
     def _stopped(self, keeping: Keeping, total: int | None) -> str:
         of = f" of {total:,}" if total is not None else ""
         if self.options.journal is None:
-            return f"stopped after {keeping.samples:,}{of} samples; with journal='FILE' the next call would go on from here"
-        return f"stopped after {keeping.samples:,}{of} samples: the same call with journal={str(self.options.journal)!r} goes on"
+            return f"stopped after {keeping.samples:,}{of} samples; with a journal the next call would go on from here"
+        journal = os.fspath(self.options.journal)
+        return (
+            f"stopped after {keeping.samples:,}{of} samples: the same call with journal={journal!r} goes on from here"
+        )
 
     def _require_end(self, source: Source) -> None:
         if source.samples is None and self.options.limit is None:
@@ -172,9 +176,7 @@ class Work:
             name: described(getattr(options, name))
             for name in ("metrics", "split", "forward", "prediction", "loss", "slices", "groups", "ids")
         }
-        plain = {
-            name: repr(getattr(options, name)) for name in ("confidence", "on_bad_sample", "limit")
-        }
+        plain = {name: repr(getattr(options, name)) for name in ("confidence", "on_bad_sample", "limit")}
         scores = {"scores": "kept" if self.reader.keep_scores else "not kept", "device": str(self.runner.device)}
         return {**model_identity(self.model, self.module), "data": data_identity(source), **settings, **plain, **scores}
 

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.cells import cell_len
 from rich.text import Text
 
-from evalmode.certificate import Certificate, ClauseResult, EvaluationRecord, MetricRecord
+from evalmode.certificate import Certificate, ClauseResult
 from evalmode.clause import CLAUSES, Verdict
 from evalmode.finding import Finding, Place, Severity
-from evalmode.terminal.layout import Look, displayable, duration, ends, entry, look, plural, render
+from evalmode.terminal.evaluations import evaluation_lines
+from evalmode.terminal.layout import Look, duration, ends, entry, look, plural, render
 from evalmode.terminal.plans import plan_lines
 
 __all__ = ["certificate_text", "check_text"]
@@ -94,7 +93,7 @@ def certificate_text(
     if certificate.optimization is not None:
         lines += [Text(), *plan_lines(certificate.optimization, shape)]
     if certificate.evaluation is not None:
-        lines += [Text(), *_evaluation_lines(certificate.evaluation, shape)]
+        lines += [Text(), *evaluation_lines(certificate.evaluation, shape)]
     if certificate.inferred:
         lines += [Text(), *entry(Text("Inferred", style="bold"), 10, "; ".join(certificate.inferred), shape)]
     lines += [Text(), *_closing_lines(certificate, shape)]
@@ -194,50 +193,6 @@ def _short_path(file: str) -> str:
         if path.is_absolute() and path.is_relative_to(base):
             return str(shown / path.relative_to(base))
     return file
-
-
-def _evaluation_lines(record: EvaluationRecord, shape: Look) -> list[Text]:
-    confidences = {metric.confidence for metric in record.metrics if metric.low is not None}
-    common = confidences.pop() if len(confidences) == 1 else None
-    heading = f"Test set, {plural(record.samples, 'sample', 'samples')}"
-    interval = f"{100 * common:g} % interval" if common is not None else ""
-    two_columns = shape.width >= 52
-    longest = max((cell_len(metric.name) for metric in record.metrics), default=0)
-    name_width = min(max(longest, 18), shape.width - 40)
-    column = max(38, name_width + 16)
-    line = Text(heading, style="bold")
-    if two_columns and interval:
-        line.append(" " * max(column - cell_len(heading), 2) + interval, style="not bold dim")
-    lines = [line]
-    for metric in record.metrics:
-        value, between = _metric_texts(metric)
-        if between and (common is None or not two_columns):
-            between = f"{between} ({100 * metric.confidence:g} %)"
-        count = f"{metric.count:,} of {metric.total:,}" if metric.count is not None else ""
-        name = displayable(metric.name, unicode=shape.unicode)
-        prefix = Text(f"    {name:<{name_width}} {value:>8}" if two_columns else f"  {name}: {value}")
-        tail = [between.ljust(14) if count else between, count] if between else [count, metric.method]
-        lines += entry(prefix, max(column, cell_len(prefix.plain) + 2) if two_columns else shape.width, tail, shape)
-    if record.same_answers is not None:
-        same = f"plain and optimised give the same answer on {record.same_answers:,} of {record.samples:,}"
-        lines += entry(Text("   "), 4, same, shape)
-    return lines
-
-
-def _metric_texts(metric: MetricRecord) -> tuple[str, str]:
-    """The value and its interval, both with as many decimals as the interval's width makes meaningful."""
-    scale, unit = (100.0, " %") if metric.count is not None else (1.0, "")
-    if metric.low is None or metric.high is None:
-        value = metric.value * scale
-        return (f"{value:.1f} %" if unit else f"{value:.4g}"), ""
-    spread = (metric.high - metric.low) * scale
-    decimals = 1 if unit else 3
-    if math.isfinite(spread) and spread > 0:
-        decimals = max(-math.floor(math.log10(spread)), 1) if unit else max(1 - math.floor(math.log10(spread)), 0)
-    if decimals > 8:
-        return f"{metric.value * scale:.4g}{unit}", f"{metric.low * scale:.4g} to {metric.high * scale:.4g}"
-    shown = [f"{number * scale:,.{decimals}f}" for number in (metric.value, metric.low, metric.high)]
-    return f"{shown[0]}{unit}", f"{shown[1]} to {shown[2]}"
 
 
 def _closing_lines(certificate: Certificate, shape: Look) -> list[Text]:
