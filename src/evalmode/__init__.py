@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from evalmode.certification.whole_way import certify as certify
     from evalmode.checking.runner import CheckReport as CheckReport
     from evalmode.checking.runner import check as check
+    from evalmode.evaluation.comparison import Comparison as Comparison
+    from evalmode.evaluation.comparison import compare as compare
     from evalmode.evaluation.evaluator import evaluate as evaluate
     from evalmode.evaluation.result import Evaluation as Evaluation
     from evalmode.mode.freeze import freeze as freeze
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "Certificate": "evalmode.certificate",
     "CheckReport": "evalmode.checking.runner",
+    "Comparison": "evalmode.evaluation.comparison",
     "Evaluation": "evalmode.evaluation.result",
     "Predictor": "evalmode.predictor.protocol",
     "Task": "evalmode.task.definition",
@@ -47,6 +50,7 @@ _HOMES = {
     "Verification": "evalmode.certification.retested",
     "certify": "evalmode.certification.whole_way",
     "check": "evalmode.checking.runner",
+    "compare": "evalmode.evaluation.comparison",
     "evaluate": "evalmode.evaluation.evaluator",
     "evaluating": "evalmode.mode.switch",
     "freeze": "evalmode.mode.freeze",

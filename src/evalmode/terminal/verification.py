@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from rich.text import Text
 
-from evalmode.terminal.layout import Look, duration, ends, entry, look, plural, render
+from evalmode.terminal.layout import Look, duration, ends, entry, look, one_line, plural, render
 
 __all__ = ["Row", "verification_text"]
 
@@ -50,7 +50,7 @@ def verification_text(
     """
     shape = look(width=width, color=color)
     left_out = frozenset(ignored)
-    listed = list(rows)
+    listed = [(one_line(part, shape), one_line(name, shape), outcome, detail) for part, name, outcome, detail in rows]
     made = f", made {created}" if created else ""
     lines = entry(Text(), 0, f"Certificate of {subject or 'a model'}{made}, tested again", shape, style="bold")
     lines.append(Text())
@@ -67,7 +67,8 @@ def _part_lines(part: str, rows: Sequence[Row], ignored: frozenset[str], column:
     same = [row for row in rows if row[2] == "same"]
     differing = [row for row in rows if row[2] == "differs"]
     others = [row for row in rows if row[2] not in _MARKS]
-    outcome = "differs" if differing else "same" if same else ""
+    counted = [row for row in differing if not ignored & {row[0], row[1]}]
+    outcome = "differs" if counted else "same" if same and not differing else ""
     if differing or others:
         body = f"{len(same)} of {len(rows)} the same" if same or differing else "cannot be tested here"
     else:
