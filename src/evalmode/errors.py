@@ -8,7 +8,8 @@
     │   ├── PatternError                     a name pattern, type or module matches nothing in the model
     │   ├── BatchError                       the batch does not fit the calling rule or the model
     │   │   └── NonFiniteOutputError         the model's output for a sample is NaN or infinite
-    │   └── TaskError                        a task file, import path or task function is wrong
+    │   ├── TaskError                        a task file, import path or task function is wrong
+    │   └── UndefinedFigureError             the samples leave a figure undefined, as AUROC of one class
     ├── SwitchError (RuntimeError)           a model cannot be switched as asked
     │   ├── FrozenModeError                  a graph was traced or exported in training mode
     │   ├── ConflictingModesError            evaluations in flight want different modes of one module
@@ -58,6 +59,7 @@ __all__ = [
     "StalePredictorError",
     "SwitchError",
     "TaskError",
+    "UndefinedFigureError",
     "UnstableModelError",
     "UsageError",
 ]
@@ -125,6 +127,10 @@ class NonFiniteOutputError(BatchError):
 
 class TaskError(UsageError):
     """A task file, an import path or a function of a task is wrong."""
+
+
+class UndefinedFigureError(UsageError):
+    """The samples leave a figure undefined, as AUROC where all targets are one class: no number would be honest."""
 
 
 class SwitchError(EvalmodeError, RuntimeError):

@@ -3,7 +3,8 @@
 What it does
 ------------
 The answer is the class with the highest score (`accuracy`), the class index itself where the outputs are integers,
-or, for one logit per sample, the positive class where the logit is above 0 (`binary accuracy`).
+or, for one logit per sample, the positive class where the logit is above 0 (`binary accuracy`), or, only where it is
+asked for by name, where a probability is above one half (`binary accuracy of probabilities`).
 
 Why it matters
 --------------
@@ -37,9 +38,17 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from evalmode.measure.decisions import decided_binary_of_probabilities
 from evalmode.measure.metric import Aggregate, Metric, class_indices, class_scores, columns, equal_length
 
-__all__ = ["ACCURACY", "BINARY_ACCURACY", "accuracy_per_sample", "binary_accuracy_per_sample"]
+__all__ = [
+    "ACCURACY",
+    "BINARY_ACCURACY",
+    "BINARY_ACCURACY_OF_PROBABILITIES",
+    "accuracy_per_sample",
+    "binary_accuracy_of_probabilities_per_sample",
+    "binary_accuracy_per_sample",
+]
 
 
 def accuracy_per_sample(outputs: Tensor, target: Tensor) -> Tensor:
@@ -72,5 +81,23 @@ def binary_accuracy_per_sample(logits: Tensor, target: Tensor) -> Tensor:
     return positive == class_indices(target, classes=2, metric="binary accuracy").bool()
 
 
+def binary_accuracy_of_probabilities_per_sample(probabilities: Tensor, target: Tensor) -> Tensor:
+    """Whether each sample's probability is above one half exactly where its target is 1.
+
+    Shapes: probabilities `(N,)` or `(N, 1)`; target the same, of 0 and 1; gives `(N,)` booleans.
+
+    Raises:
+        BatchError: shapes or lengths do not fit, a target is neither 0 nor 1, a number is outside 0 to 1.
+    """
+    rows = decided_binary_of_probabilities(probabilities, target, metric="binary accuracy of probabilities")
+    return rows[:, 0] == rows[:, 1]
+
+
 ACCURACY = Metric("accuracy", accuracy_per_sample, Aggregate.PROPORTION, higher_is_better=True)
 BINARY_ACCURACY = Metric("binary accuracy", binary_accuracy_per_sample, Aggregate.PROPORTION, higher_is_better=True)
+BINARY_ACCURACY_OF_PROBABILITIES = Metric(
+    "binary accuracy of probabilities",
+    binary_accuracy_of_probabilities_per_sample,
+    Aggregate.PROPORTION,
+    higher_is_better=True,
+)

@@ -14,14 +14,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from evalmode.measure.intervals import NO_SCIPY, RESAMPLES, Interval, check_confidence, has_scipy
+from evalmode.measure.intervals import (
+    NO_SCIPY,
+    RESAMPLES,
+    Interval,
+    check_confidence,
+    has_scipy,
+    proportion_interval,
+)
 from evalmode.measure.metric import Aggregate, Metric
 from evalmode.measure.resampling import Cells, cells_of
 
-__all__ = ["Simulated", "bca", "bootstrap_interval", "interval_of_cells", "simulated"]
+__all__ = ["Figures", "Resampled", "Student", "Uncertainty", "bootstrap_interval", "ratio_of", "sums_of", "uncertainty"]
 
 WORK = 100_000_000
-"""Numbers read for one interval: rows times their width times resamples."""
+"""Numbers read for the resamples of one interval: rows times their width times resamples."""
 
 FEWEST_RESAMPLES = 1999
 """Below so many resamples the ends of BCa are too rough, and the jackknife takes over."""
@@ -29,7 +36,8 @@ FEWEST_RESAMPLES = 1999
 JACKKNIFE_ROWS = 1000
 """Rows up to which each is left out in turn; beyond, they are left out in groups."""
 
-GROUPS = 200
+GROUPS = (40, 200)
+JACKKNIFE_WORK = 400_000_000
 UNDEFINED_SHARE = 0.05
 """The share of resamples that may leave a figure undefined, as those without a positive sample leave AUROC."""
 
@@ -38,18 +46,60 @@ Figures = Callable[[NDArray[Any], NDArray[Any]], NDArray[np.float64]]
 
 
 @dataclass(frozen=True, slots=True)
-class Simulated:
-    """A figure, its resamples, and the figure without each unit (or group of units) with how many such there are."""
+class Resampled:
+    """What resampling says of a figure: the sorted resamples, with BCa's corrections for bias and skewness."""
+
+    drawn: NDArray[np.float64]
+    bias: float
+    acceleration: float
+    method: str
+
+    def end(self, tail: float) -> float | None:
+        """The bound below which the figure lies at that one-sided level; None where BCa has a pole."""
+        from scipy.stats import norm
+
+        shift = self.bias + float(norm.ppf(tail))
+        if self.acceleration * shift >= 1:
+            return None
+        at = float(norm.cdf(self.bias + shift / (1 - self.acceleration * shift)))
+        return float(np.quantile(self.drawn, at))
+
+    def tail(self, at: float) -> float:
+        """The one-sided level whose bound is `at`, the inverse of `end`; never 0 or 1, as resamples are finite."""
+        from scipy.stats import norm
+
+        below, upto = np.searchsorted(self.drawn, at, "left"), np.searchsorted(self.drawn, at, "right")
+        least = 0.5 / len(self.drawn)
+        share = min(max((below + upto) / 2 / len(self.drawn), least), 1 - least)
+        shift = float(norm.ppf(share)) - self.bias
+        if 1 + self.acceleration * shift <= 0:
+            return least if shift < 0 else 1 - least
+        return float(norm.cdf(shift / (1 + self.acceleration * shift) - self.bias))
+
+
+@dataclass(frozen=True, slots=True)
+class Student:
+    """A figure with its standard error, and the degrees of freedom that the latter has."""
 
     value: float
-    resamples: NDArray[np.float64]
-    without: NDArray[np.float64]
-    times: NDArray[np.int64]
+    error: float
+    freedom: int
+    method: str
 
-    @property
-    def undefined(self) -> float:
-        """The share of resamples that leave the figure undefined."""
-        return float(np.isnan(self.resamples).mean())
+    def end(self, tail: float) -> float:
+        """The bound below which the figure lies at that one-sided level."""
+        from scipy.stats import t
+
+        return self.value + float(t.ppf(tail, self.freedom)) * self.error
+
+    def tail(self, at: float) -> float:
+        """The one-sided level whose bound is `at`."""
+        from scipy.stats import t
+
+        return float(t.cdf((at - self.value) / self.error, self.freedom))
+
+
+Uncertainty = Resampled | Student
 
 
 def bootstrap_interval(
@@ -74,78 +124,111 @@ def bootstrap_interval(
     check_confidence(confidence)
     if not bool(np.isfinite(rows).all()) or not math.isfinite(value):
         return Interval(None, None, "no interval: not every value is finite")
+    if not has_scipy():
+        return Interval(None, None, NO_SCIPY)
+    trials: tuple[int, ...] = ()
     if clusters is not None and metric.statistic is None:
-        return interval_of_cells(cells_of(*_sums(rows, clusters)), _ratio(metric.aggregate), confidence, seed=seed)
-    return interval_of_cells(cells_of(rows, clusters), metric.resampled, confidence, seed=seed)
+        sums, numbers = sums_of(rows[:, None], clusters)
+        found = uncertainty(cells_of(sums, numbers), ratio_of(metric.aggregate), seed=seed)
+        if metric.aggregate is Aggregate.PROPORTION:
+            trials = (len(sums),)
+    else:
+        found = uncertainty(cells_of(rows, clusters), metric.resampled, seed=seed)
+        if metric.statistic is not None and clusters is None:
+            trials = metric.statistic.trials(rows)
+    if not isinstance(found, str):
+        return _between(found, confidence)
+    if value in {0.0, 1.0} and trials and len(rows) > 1:
+        return _counted(trials, value, confidence, grouped=clusters is not None)
+    return Interval(None, None, f"no interval: {found}")
 
 
-def interval_of_cells(cells: Cells, figures: Figures, confidence: float, *, seed: int = 0) -> Interval:
-    """The interval of the figure that `figures` gives for every weighting of the cells."""
+def uncertainty(cells: Cells, figures: Figures, *, seed: int = 0) -> Uncertainty | str:
+    """What resampling the cells says of the figure that `figures` gives for their weightings; in words, if nothing."""
     grouped = cells.cluster is not None
     units = f"{cells.units} groups" if grouped else f"{cells.units} samples"
     if cells.units == 1:
-        return Interval(None, None, "no interval: one group" if grouped else "no interval: one sample")
-    if not has_scipy():
-        return Interval(None, None, NO_SCIPY)
-    if resamples_for(cells) < FEWEST_RESAMPLES:
-        return _jackknife(cells, figures, confidence, seed)
-    found = simulated(cells, figures, seed)
-    if found.undefined > UNDEFINED_SHARE:
-        share = 100 * found.undefined
-        return Interval(None, None, f"no interval: {share:.0f} % of the resamples leave the figure undefined")
-    defined = found.resamples[~np.isnan(found.resamples)]
-    if defined.min() == defined.max():
-        return Interval(None, None, f"no interval: every resample of the {units} gives the same figure")
-    name = f"cluster bootstrap of {units}" if grouped else "bootstrap"
-    tails = bca(found, ((1 - confidence) / 2, (1 + confidence) / 2))
-    if tails is not None:
-        low, high = np.quantile(defined, tails)
-        return Interval(float(low), float(high), f"BCa {name}")
-    low, high = np.quantile(defined, ((1 - confidence) / 2, (1 + confidence) / 2))
-    return Interval(float(low), float(high), f"percentile {name} (BCa is degenerate here)")
-
-
-def simulated(cells: Cells, figures: Figures, seed: int = 0) -> Simulated:
-    """The figure of the cells, its resamples and its jackknife."""
-    number = resamples_for(cells)
+        return "one group" if grouped else "one sample"
+    number = _resamples(cells)
+    if number < FEWEST_RESAMPLES:
+        return _jackknife(cells, figures, seed)
     with np.errstate(all="ignore"):
-        value = float(figures(cells.rows, cells.counts[None, :])[0])
         drawn = np.concatenate([figures(cells.rows, weights) for weights in cells.resamples(number, seed)])
-        if len(cells.counts) <= JACKKNIFE_ROWS or cells.units <= JACKKNIFE_ROWS:
+        value = float(figures(cells.rows, cells.counts[None, :])[0])
+    undefined = np.isnan(drawn)
+    if undefined.mean() > UNDEFINED_SHARE:
+        return f"{100 * undefined.mean():.0f} % of the resamples leave the figure undefined"
+    drawn = np.sort(drawn[~undefined])
+    if drawn[0] == drawn[-1]:
+        return f"every resample of the {units} gives the same figure"
+    name = f"cluster bootstrap of {units}" if grouped else "bootstrap"
+    bias, acceleration = _bias(drawn, value), _acceleration(cells, figures, seed)
+    if math.isfinite(bias) and math.isfinite(acceleration):
+        return Resampled(drawn, bias, acceleration, f"BCa {name}")
+    return Resampled(drawn, 0.0, 0.0, f"percentile {name} (BCa is degenerate here)")
+
+
+def sums_of(rows: NDArray[Any], clusters: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """The sums and the size of each cluster, and its number; the same bits in any order of the rows.
+
+    Shapes: rows `(N, K)`; clusters `(N,)`; gives `(G, K + 1)` and `(G,)`.
+    """
+    _, cluster = np.unique(clusters, return_inverse=True)
+    order = np.lexsort((*rows.T[::-1], cluster))
+    starts = np.flatnonzero(np.diff(cluster[order], prepend=-1))
+    sums = np.add.reduceat(rows[order].astype(np.float64), starts, axis=0)
+    sizes = np.diff(np.append(starts, len(rows))).astype(np.float64)
+    return np.concatenate([sums, sizes[:, None]], axis=1), np.arange(len(starts))
+
+
+def ratio_of(aggregate: Aggregate, column: int = 0) -> Figures:
+    """The mean, or its root, from rows of sums by cluster whose last column is the size."""
+
+    def figures(rows: NDArray[Any], weights: NDArray[Any]) -> NDArray[np.float64]:
+        sums = np.einsum("rn,nk->rk", weights.astype(np.float64), rows[:, [column, -1]])
+        means = np.asarray(sums[:, 0] / sums[:, 1], np.float64)
+        return np.sqrt(means) if aggregate is Aggregate.ROOT_MEAN else means
+
+    return figures
+
+
+def _between(found: Uncertainty, confidence: float) -> Interval:
+    tails = ((1 - confidence) / 2, (1 + confidence) / 2)
+    low, high = (found.end(tail) for tail in tails)
+    if isinstance(found, Resampled) and (low is None or high is None):
+        low, high = (float(end) for end in np.quantile(found.drawn, tails))
+        method = found.method.replace("BCa", "percentile") + " (BCa is degenerate here)"
+        return Interval(low, high, method)
+    return Interval(low, high, found.method)
+
+
+def _resamples(cells: Cells) -> int:
+    """How many resamples the work allows for; a function of the cells alone."""
+    return max(1, min(RESAMPLES, WORK // _cost(cells)))
+
+
+def _cost(cells: Cells) -> int:
+    cost: int = len(cells.counts) * max(1, cells.rows[0].size)
+    return max(cost, cells.units if cells.cluster is not None else 1)
+
+
+def _bias(drawn: NDArray[np.float64], value: float) -> float:
+    from scipy.stats import norm
+
+    below = (np.count_nonzero(drawn < value) + np.count_nonzero(drawn <= value)) / 2
+    return float(norm.ppf(below / len(drawn)))
+
+
+def _acceleration(cells: Cells, figures: Figures, seed: int) -> float:
+    with np.errstate(all="ignore"):
+        if min(len(cells.counts), cells.units) <= JACKKNIFE_ROWS:
             parts = [(figures(cells.rows, weights), times) for weights, times in cells.without_one()]
             without, times = (np.concatenate(part) for part in zip(*parts, strict=True))
         else:
             without = np.concatenate([figures(cells.rows, part) for part in cells.without(JACKKNIFE_ROWS, seed)])
             times = np.ones(len(without), np.int64)
-    return Simulated(value, drawn, without, times)
-
-
-def bca(found: Simulated, tails: tuple[float, ...]) -> tuple[float, ...] | None:
-    """The shares of the resamples at which the ends of a BCa interval lie; None where BCa is degenerate."""
-    from scipy.stats import norm
-
-    drawn = found.resamples[~np.isnan(found.resamples)]
-    below = (np.count_nonzero(drawn < found.value) + np.count_nonzero(drawn <= found.value)) / 2
-    bias = float(norm.ppf(below / len(drawn)))
-    acceleration = _acceleration(found)
-    if not math.isfinite(bias) or not math.isfinite(acceleration):
-        return None
-    shifts = [bias + float(norm.ppf(tail)) for tail in tails]
-    if any(acceleration * shift >= 1 for shift in shifts):
-        return None
-    return tuple(float(norm.cdf(bias + shift / (1 - acceleration * shift))) for shift in shifts)
-
-
-def resamples_for(cells: Cells) -> int:
-    """How many resamples the work allows for; a function of the cells alone."""
-    width = max(1, cells.rows[0].size)
-    cost: int = max(len(cells.counts) * width, cells.units if cells.cluster is not None else 1)
-    return max(1, min(RESAMPLES, WORK // cost))
-
-
-def _acceleration(found: Simulated) -> float:
-    known = ~np.isnan(found.without)
-    without, times = found.without[known], found.times[known]
+    known = ~np.isnan(without)
+    without, times = without[known], times[known]
     if not len(without):
         return 0.0
     away = (without * times).sum() / times.sum() - without
@@ -153,42 +236,33 @@ def _acceleration(found: Simulated) -> float:
     return float((times * away**3).sum()) / (6 * second**1.5) if second > 0 else math.nan
 
 
-def _jackknife(cells: Cells, figures: Figures, confidence: float, seed: int) -> Interval:
-    """Student's interval from the figures without one of `GROUPS` parts.
+def _jackknife(cells: Cells, figures: Figures, seed: int) -> Student | str:
+    """The standard error from the figures without one of some parts of about equal size.
 
     Source: Shao and Tu, "The Jackknife and Bootstrap" (1995), section 2.3.
     """
-    from scipy.stats import t
-
     kinds = cells.units if cells.cluster is not None else len(cells.counts)
-    groups = min(GROUPS, kinds)
+    groups = min(kinds, max(GROUPS[0], min(GROUPS[1], JACKKNIFE_WORK // _cost(cells))))
     with np.errstate(all="ignore"):
         value = float(figures(cells.rows, cells.counts[None, :])[0])
         without = np.concatenate([figures(cells.rows, part) for part in cells.without(groups, seed)])
     error = math.sqrt((groups - 1) / groups * float(((without - without.mean()) ** 2).sum()))
     if not math.isfinite(error):
-        return Interval(None, None, "no interval: leaving out a part leaves the figure undefined")
+        return "leaving out a part leaves the figure undefined"
     if error == 0:
-        return Interval(None, None, "no interval: leaving out any part gives the same figure")
-    reach = float(t.ppf((1 + confidence) / 2, groups - 1)) * error
+        return "leaving out any part gives the same figure"
     name = f"jackknife of {groups} parts" + (f", {cells.units} groups" if cells.cluster is not None else "")
-    return Interval(value - reach, value + reach, name)
+    return Student(value, error, groups - 1, name)
 
 
-def _sums(rows: NDArray[Any], clusters: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """The sum and size of each cluster, `(G, 2)`, and its number; the same bits in any order of the rows."""
-    _, cluster = np.unique(clusters, return_inverse=True)
-    order = np.lexsort((rows, cluster))
-    starts = np.flatnonzero(np.diff(cluster[order], prepend=-1))
-    sums = np.add.reduceat(rows[order].astype(np.float64), starts)
-    sizes = np.diff(np.append(starts, len(rows))).astype(np.float64)
-    return np.stack([sums, sizes], axis=1), np.arange(len(starts))
-
-
-def _ratio(aggregate: Aggregate) -> Figures:
-    def figures(rows: NDArray[Any], weights: NDArray[Any]) -> NDArray[np.float64]:
-        sums = np.einsum("rn,nk->rk", weights.astype(np.float64), rows)
-        means = np.asarray(sums[:, 0] / sums[:, 1], np.float64)
-        return np.sqrt(means) if aggregate is Aggregate.ROOT_MEAN else means
-
-    return figures
+def _counted(trials: tuple[int, ...], value: float, confidence: float, *, grouped: bool) -> Interval:
+    """The interval of a mean of shares that are all 0 or all 1: the mean of their exact bounds, each at its part of
+    the error allowed (Bonferroni)."""
+    bounds = [proportion_interval(int(value) * count, count, 1 - (1 - confidence) / len(trials)) for count in trials]
+    low, high = (
+        math.fsum(end for end in ends if end is not None) / len(bounds)
+        for ends in zip(*((bound.low, bound.high) for bound in bounds), strict=True)
+    )
+    what = f"{trials[0]} groups" if grouped else "/".join(str(count) for count in trials[:4])
+    shown = what + ("/..." if len(trials) > 4 else "") + ("" if grouped else " trials")
+    return Interval(low, high, f"Clopper-Pearson of {shown} (all resamples are alike)")

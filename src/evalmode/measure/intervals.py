@@ -91,7 +91,7 @@ def _bootstrap(ordered: NDArray[np.float64], confidence: float, seed: int) -> In
     from scipy.stats import bootstrap
 
     # Scaled to order 1: SciPy squares and cubes the values, which under- or overflows for tiny and huge ones.
-    scale = 2.0 ** -math.frexp(float(np.abs(ordered).max()))[1]
+    scale = 2.0 ** min(1000, -math.frexp(float(np.abs(ordered).max()))[1])
     for method, name in (("BCa", "BCa bootstrap"), ("percentile", "percentile bootstrap (BCa is degenerate here)")):
         with warnings.catch_warnings(), np.errstate(all="ignore"):
             warnings.simplefilter("ignore")  # a degenerate result is NaN, which is looked at below

@@ -61,6 +61,13 @@ class Statistic(Protocol):
         """The figures of R weightings of the rows."""
         ...
 
+    def trials(self, rows: NDArray[Any]) -> tuple[int, ...]:
+        """Where the figure is a mean of success shares: how many independent trials each share has; else nothing.
+
+        Read where all succeeded or all failed, when resampling says nothing and counting still does.
+        """
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Metric:
