@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import nn
 
-from evalmode.errors import NotAModuleError, TaskError, UsageError
+from evalmode.errors import NotAModuleError, TaskError
 from evalmode.evaluation.batches import Batches, batch_length, batches_from
+from evalmode.evaluation.running import model_device, on_device, usable_device
 from evalmode.evaluation.split import TARGET_KEYS, checked_split, default_split
 from evalmode.observe.tree import map_tensors
 from evalmode.task import Task
@@ -50,30 +49,6 @@ def probe_inputs(task: Task, batches: Batches | None, samples: int = PROBE_SAMPL
     return cut, f"probes: the {counted} of the {origin} data"
 
 
-def model_device(module: nn.Module) -> torch.device:
-    """Where the model's first parameter or buffer lives; the CPU if it has none."""
-    for tensor in (*module.parameters(), *module.buffers()):
-        return tensor.device
-    return torch.device("cpu")
-
-
-def usable_device(device: str | torch.device) -> torch.device:
-    """`device`, if tensors can be made there.
-
-    Raises:
-        UsageError: there is no such device on this machine.
-    """
-    try:
-        chosen = torch.device(device)
-        torch.empty(0, device=chosen)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        there = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
-        raise UsageError(
-            f"device {str(device)!r} cannot be used: {str(error).splitlines()[0]}", expected=" or ".join(there)
-        ) from error
-    return chosen
-
-
 def as_task(model: nn.Module | Task, given: Mapping[str, Any]) -> Task:
     """The task with every part that was given beside it in its place."""
     parts = {part: value for part, value in given.items() if value is not None}
@@ -96,17 +71,6 @@ def module_of(task: Task) -> nn.Module:
     if not isinstance(task.model, nn.Module):
         raise NotAModuleError(f"`model` of {task.home} is a {type(task.model).__name__}", expected="a torch.nn.Module")
     return task.model
-
-
-def on_device(module: nn.Module, device: str | torch.device | None) -> tuple[nn.Module, torch.device]:
-    """The model on the device: itself if it is there, else a moved copy."""
-    here = model_device(module)
-    if device is None:
-        return module, here
-    chosen = usable_device(device)
-    if chosen.type == here.type and chosen.index in {None, here.index}:
-        return module, here
-    return copy.deepcopy(module).to(chosen), chosen
 
 
 def inputs_of(task: Task, batch: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Literal
@@ -23,16 +24,17 @@ from evalmode.certification.preparation import as_task, model_device, module_of,
 from evalmode.certification.verdicts import with_mended, with_non_finite_outputs
 from evalmode.checking.runner import check
 from evalmode.clause import Verdict
-from evalmode.errors import BatchError, NonFiniteOutputError, OptimizationError
-from evalmode.evaluation.batches import Batches, batches_from
-from evalmode.evaluation.loop import LoopResult, evaluate_batches
+from evalmode.errors import BatchError, NonFiniteOutputError, OptimizationError, TaskError
+from evalmode.evaluation.batches import batches_from
+from evalmode.evaluation.evaluator import evaluate
+from evalmode.evaluation.result import Evaluation
+from evalmode.evaluation.source import source_of
 from evalmode.fresh_process import FreshProcess, seeded_outputs, with_fresh_process
 from evalmode.mode.derived import staleness_unchecked
 from evalmode.mode.switch import evaluating
 from evalmode.observe.fingerprint import fingerprint
 from evalmode.observe.state import read_state
 from evalmode.observe.tree import map_tensors
-from evalmode.predictor.calling import call
 from evalmode.predictor.optimized import OptimizedPredictor
 from evalmode.task import Task
 
@@ -141,12 +143,14 @@ def certified(
             certificate = with_fresh_process(certificate, process.result(weights, outputs))
         if budget and (chosen is None or "faithful" in chosen):
             certificate, fast = _planned(certificate, task, module, given, batch_size, budget, on_progress)
-        result = _evaluated(task, module, target, batches, limit, on_progress)
-        answers = None if fast is None else _evaluated_by(fast, task, target, batches, limit, on_progress)
+        figures = (task, test_data, batch_size, limit, on_progress)
+        with _left_as_found(module):
+            result = _evaluated(module, *figures)
+        answers = None if fast is None else _evaluated(fast, *figures)
     if isinstance(result, NonFiniteOutputError):
         certificate, result = with_non_finite_outputs(certificate, result), None
     nothing = f"{'no test data: ' if batches is None else ''}nothing was evaluated"
-    said += [nothing] if result is None else result.inferred
+    said += [nothing] if result is None else (*result.inferred, *result.record.notes)
     certificate = msgspec.structs.replace(
         certificate,
         subject=task.name or type(module).__name__,
@@ -184,13 +188,17 @@ def _planned(
 
 
 def _record(
-    result: LoopResult, optimized: LoopResult | NonFiniteOutputError | None, fast: OptimizedPredictor | None
+    result: Evaluation, optimized: Evaluation | NonFiniteOutputError | None, fast: OptimizedPredictor | None
 ) -> EvaluationRecord:
     """The figures of the plan that runs, and on how many samples the plain model gives the same answer."""
-    if fast is None or not isinstance(optimized, LoopResult):
+    if fast is None or not isinstance(optimized, Evaluation):
         return result.record
-    same = agreement(result.predictions, optimized.predictions)
-    return msgspec.structs.replace(optimized.record, plan=str(fast.plan), same_answers=same[0] if same else None)
+    plain, planned = (
+        None if one.samples.prediction is None else torch.from_numpy(one.samples.prediction)
+        for one in (result, optimized)
+    )
+    same = agreement(plain, planned)
+    return msgspec.structs.replace(optimized.record, same_answers=same[0] if same else None)
 
 
 def check_task(
@@ -264,58 +272,36 @@ def _checked(module: nn.Module, inputs: Any, options: dict[str, Any], *, mended:
 
 
 def _evaluated(
+    model: nn.Module | OptimizedPredictor,
     task: Task,
-    module: nn.Module,
-    device: torch.device,
-    batches: Batches | None,
+    data: Any,
+    batch_size: int,
     limit: int | None,
     on_progress: Progress | None,
-) -> LoopResult | NonFiniteOutputError | None:
-    """The test data's figures; None without data, the error where an output is not finite."""
+) -> Evaluation | NonFiniteOutputError | None:
+    """The test data's figures; None without data, the error where an output is not finite.
 
-    def predict(inputs: Any) -> Any:
-        outputs = call(module, map_tensors(lambda tensor: tensor.to(device), inputs), task.forward)
-        return map_tensors(lambda tensor: tensor.cpu(), outputs)
-
-    with _left_as_found(module), evaluating(module):
-        return _figures(predict, task, batches, limit, on_progress)
-
-
-def _evaluated_by(
-    fast: OptimizedPredictor,
-    task: Task,
-    device: torch.device,
-    batches: Batches | None,
-    limit: int | None,
-    on_progress: Progress | None,
-) -> LoopResult | NonFiniteOutputError | None:
-    def predict(inputs: Any) -> Any:
-        outputs = fast.predict(map_tensors(lambda tensor: tensor.to(device), inputs))
-        return map_tensors(lambda tensor: tensor.cpu(), outputs)
-
-    return _figures(predict, task, batches, limit, on_progress)
-
-
-def _figures(
-    predict: Callable[[Any], Any],
-    task: Task,
-    batches: Batches | None,
-    limit: int | None,
-    on_progress: Progress | None,
-) -> LoopResult | NonFiniteOutputError | None:
-    if batches is None:
+    A loader whose batches cannot be taken apart runs as it comes, which the record says.
+    """
+    if data is None:
         return None
-    _tell(on_progress, "evaluate", 0, batches.samples)
     try:
-        return evaluate_batches(
-            predict,
-            batches,
+        exact = bool(source_of(data))
+    except TaskError:
+        exact = False
+    try:
+        return evaluate(
+            model,
+            data,
             split=task.split,
+            forward=task.forward if isinstance(model, nn.Module) else None,
             prediction=task.prediction,
             metrics=task.metrics,
             loss=task.loss,
-            limit=limit,
-            on_progress=lambda done: _tell(on_progress, "evaluate", done, batches.samples),
+            batch_size=batch_size,
+            limit=math.inf if limit is None else limit,
+            progress=lambda state: _tell(on_progress, "evaluate", state.done, state.total),
+            exact=exact,
         )
     except NonFiniteOutputError as error:
         return error

@@ -20,7 +20,7 @@ EPILOG = (
     "Exit status: 0 every clause is kept, 1 something is broken, 2 the command or the task is wrong. "
     "Results go to standard output, progress and errors to standard error."
 )
-COMMANDS = ("certify", "check", "compare", "explain", "init", "inspect", "optimize", "predict", "verify")
+COMMANDS = ("certify", "check", "compare", "evaluate", "explain", "init", "inspect", "optimize", "predict", "verify")
 _INTERRUPTED, _BROKEN_PIPE = 130, 141  # 128 + the signal's number, as shells count
 _DEFECT = 70  # EX_SOFTWARE of sysexits.h: no verdict on the model
 
@@ -82,7 +82,7 @@ class _Commands(TyperGroup):
         except EvalmodeError as error:
             raise typer.Exit(_explain(error, debug=ctx.params.get("debug", False))) from error
         except KeyboardInterrupt as error:
-            print("evalmode: stopped", file=sys.stderr)
+            print(f"evalmode: {error}" if str(error) else "evalmode: stopped", file=sys.stderr)
             raise typer.Exit(_INTERRUPTED) from error
         except BrokenPipeError as error:
             _let_go_of_stdout()

@@ -84,24 +84,6 @@ def evaluate(
         >>> result.record.samples, [metric.name for metric in result.record.metrics]
         (10, ['accuracy', 'log loss'])
     """
-    started = time.perf_counter()
-    options = Options(
-        metrics=metrics,
-        split=split,
-        forward=forward,
-        prediction=prediction,
-        loss=loss,
-        batch_size=batch_size,
-        confidence=confidence,
-        slices=slices,
-        groups=groups,
-        ids=ids,
-        journal=journal,
-        keep_predictions=keep_predictions,
-        on_bad_sample=on_bad_sample,
-        device=device,
-        limit=limit,
-        workers=workers,
-        exact=exact,
-    )
+    started, asked = time.perf_counter(), locals()
+    options = Options(**{name: asked[name] for name in Options.__dataclass_fields__})
     return Work(model_or_predictor, data, options, started).result(progress)

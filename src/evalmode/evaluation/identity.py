@@ -52,8 +52,8 @@ def data_identity(source: Source) -> str:
                 _update(digest, loaded_apart(lambda place=place: [source.fetch(place)])[0])  # type: ignore[misc]
             except Exception as error:  # noqa: BLE001 - whatever a decoder raises
                 digest.update(f"unreadable {place} {type(error).__name__}".encode())
-    total = source.samples if source.samples is not None else "any number of"
-    return f"{source.kind}, {total} samples, {digest.hexdigest()[:16]}"
+    known = source.samples if source.samples is not None else "any number of"
+    return f"{source.kind}, {known} samples, {digest.hexdigest()[:16]}"
 
 
 def described(value: Any) -> str:

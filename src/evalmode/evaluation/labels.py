@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from evalmode.errors import TaskError, UsageError
 from evalmode.observe.tree import describe
+from evalmode.predictor.optimized import OptimizedPredictor
 
-__all__ = ["Labels", "inputs_named", "without_columns"]
+__all__ = ["Labels", "inputs_named", "lone_input", "without_columns"]
 
 Values = NDArray[Any]
 
@@ -90,6 +91,21 @@ class Labels:
         return values[positions]
 
 
+def lone_input(inputs: Any, wanted: Collection[str]) -> tuple[Any, str]:
+    """The input itself where it is the only one and the model has no argument of its name, and in words that it is.
+
+    Example:
+        >>> lone_input({"pixels": 1}, {"x"})
+        (1, "inputs: 'pixels' alone, handed over without its name")
+    """
+    if not isinstance(inputs, Mapping) or len(inputs) != 1 or not wanted:
+        return inputs, ""
+    (name,) = inputs
+    if name in wanted:
+        return inputs, ""
+    return inputs[name], f"inputs: {name!r} alone, handed over without its name"
+
+
 def without_columns(batch: Any, named: Collection[str], wanted: Collection[str]) -> Any:
     """The batch without columns that only name or group its samples; those that the model takes stay."""
     if not named or not isinstance(batch, Mapping):
@@ -98,7 +114,9 @@ def without_columns(batch: Any, named: Collection[str], wanted: Collection[str])
 
 
 def inputs_named(model: Any) -> frozenset[str]:
-    """The names of the inputs that a module's `forward` takes."""
+    """The names of the inputs that a module's `forward`, or a predictor's plan, takes."""
+    if isinstance(model, OptimizedPredictor):
+        return frozenset((*model.plan.parameters, *(tensor.name for tensor in model.signature.inputs)))
     try:
         return frozenset(inspect.signature(model.forward).parameters)
     except (TypeError, ValueError, AttributeError):  # a scripted module, or no module

@@ -38,8 +38,10 @@ def refuse_repeating(loader: DataLoader[Any]) -> tuple[str, ...]:
     Raises:
         TaskError: they draw at random, repeat samples, or leave some out.
     """
-    sampler = loader.sampler
-    for owner in (sampler, getattr(loader.batch_sampler, "sampler", None)):
+    batches: Any = loader.batch_sampler
+    plain = type(batches) in {BatchSampler, type(None)}
+    sampler: Any = batches.sampler if type(batches) is BatchSampler else loader.sampler
+    for owner in (sampler, getattr(batches, "sampler", None)):
         if isinstance(owner, RandomSampler | SubsetRandomSampler | WeightedRandomSampler):
             raise TaskError(
                 f"the DataLoader draws its samples at random ({type(owner).__name__})",
@@ -53,14 +55,12 @@ def refuse_repeating(loader: DataLoader[Any]) -> tuple[str, ...]:
                 expected="every sample once",
                 fix=f"evaluate the dataset in one process: DataLoader(dataset); {_AS_THEY_COME}",
             )
-    plain = type(loader.batch_sampler) in {BatchSampler, type(None)}
     if plain and type(sampler) is SequentialSampler:
-        size = loader.batch_size or 1
-        left_out = len(sampler) % size if loader.drop_last else 0
+        left_out = len(sampler) % batches.batch_size if batches is not None and batches.drop_last else 0
         return (f"drop_last=True is not followed: the last {left_out} samples count as well",) if left_out else ()
     total = len(loader.dataset)  # type: ignore[arg-type]
-    given = _named(sampler if plain else loader.batch_sampler, total)
-    who = type(sampler if plain else loader.batch_sampler).__name__
+    given = _named(sampler if plain else batches, total)
+    who = type(sampler if plain else batches).__name__
     counts = np.bincount(np.asarray(given, dtype=np.int64), minlength=total) if given else np.zeros(total, int)
     if (twice := int((counts > 1).sum())) or (never := int((counts == 0).sum())):
         what = f"repeats {twice} of {total} samples" if twice else f"leaves {never} of {total} samples out"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from evalmode.errors import BatchError, EvalmodeError, ModelRunError
 from evalmode.evaluation.groups import Group, Lost
 from evalmode.evaluation.keeping import Keeping
-from evalmode.evaluation.labels import Labels, without_columns
+from evalmode.evaluation.labels import Labels, lone_input, without_columns
 from evalmode.evaluation.progress import Tracker
 from evalmode.evaluation.reading import Reader, Reading, row_alone
 from evalmode.evaluation.running import Runner, out_of_memory
@@ -106,7 +107,8 @@ class Pass:
         if self.split is not None:
             return checked_split(self.split, batch)
         inputs, target, said = default_split(without_columns(batch, self.labels.named, self.wanted))
-        self.reader.say(said)
+        inputs, alone = (inputs, "") if self.runner.named else lone_input(inputs, self.wanted)
+        self.reader.say(said, alone)
         return inputs, target
 
     def _run(self, inputs: Any, ids: NDArray[Any]) -> Any:
@@ -191,7 +193,8 @@ class Pass:
         good: list[tuple[int, Reading]],
     ) -> None:
         for row, own in bad:
-            self._leave_out(str(ids[row]), own.got, own)
+            named = _of_sample(ids[row], own)
+            self._leave_out(str(ids[row]), named.got, named)
         for row, reading in good:
             own_columns = {name: values[row : row + 1] for name, values in columns.items()}
             self._keep(np.asarray(group.positions[row : row + 1], np.int64), ids[row : row + 1], reading, own_columns)
@@ -217,8 +220,9 @@ class Pass:
 
 
 def _of_sample(name: Any, error: EvalmodeError) -> EvalmodeError:
-    """The same error, with the sample's id."""
-    made = type(error)(f"sample {name}: {error.got}", expected=error.expected, fix=error.fix, explain=error.explain)
+    """The same error, with the sample's id in place of how many samples of the group it was seen in."""
+    got = re.sub(r" in \d+ of \d+ samples(?: of a batch)?(?: \(first: \d+\))?", "", error.got)
+    made = type(error)(f"sample {name}: {got}", expected=error.expected, fix=error.fix, explain=error.explain)
     made.__cause__ = error.__cause__
     return made
 

@@ -37,6 +37,8 @@ class Runner:
 
     size: int | None = None
     plan = ""
+    named = False
+    """Whether it is called in a way of the user's own, which inputs are handed to as they are."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
@@ -69,10 +71,10 @@ class ModuleRunner(Runner):
     """
 
     def __init__(
-        self, predict: Callable[[Any], Any], device: torch.device, module: nn.Module | None, *, whole: bool
+        self, predict: Callable[[Any], Any], device: torch.device, module: nn.Module | None, *, whole: bool, named: bool
     ) -> None:
         super().__init__(device)
-        self.predict, self.module, self.whole = predict, module, whole
+        self.predict, self.module, self.whole, self.named = predict, module, whole, named
         self.alone = False
         self.known: dict[tuple[Any, ...], int] = {}
         self.most = LARGEST
@@ -146,8 +148,8 @@ class ModuleRunner(Runner):
         return joined(parts, size)
 
     def _stable(self, inputs: Any, axis: BatchAxis, size: int, found: Any) -> bool:
-        """Whether samples keep their bits at other positions, beside other companions."""
-        order = [row // 2 if row % 2 else (size - 1 - row // 2) for row in range(size)]
+        """Whether samples keep their bits at other positions, beside other companions: half of them, each twice."""
+        order = [size - 1 - row // 2 for row in range(size)]
         again, _ = main_output(self.predict(select_samples(inputs, axis, order)))
         scores, _ = main_output(found)
         if again is None or scores is None or not scores.ndim or len(again) != size or len(scores) != axis.size:
@@ -242,7 +244,7 @@ def runner_for(
     elif isinstance(model, Predictor):
         if forward is not None:
             raise UsageError("forward= was given beside a predictor", expected="a module", fix="leave forward= out")
-        return ModuleRunner(model.predict, torch.device(device or "cpu"), None, whole=whole), None
+        return ModuleRunner(model.predict, torch.device(device or "cpu"), None, whole=whole, named=True), None
     elif isinstance(model, nn.Module):
         module = model
     else:
@@ -253,7 +255,9 @@ def runner_for(
             fix="evalmode.evaluate(model, data)",
         )
     placed, where = on_device(module, device)
-    return ModuleRunner(lambda inputs: call(placed, inputs, forward), where, placed, whole=whole), placed
+    return ModuleRunner(
+        lambda inputs: call(placed, inputs, forward), where, placed, whole=whole, named=forward is not None
+    ), placed
 
 
 def joined(parts: list[Any], size: int) -> Any:

@@ -34,6 +34,7 @@ from evalmode.evaluation.labels import Labels, inputs_named
 from evalmode.evaluation.loading import Loading
 from evalmode.evaluation.options import Options
 from evalmode.evaluation.passing import Pass
+from evalmode.evaluation.predictions import write_predictions
 from evalmode.evaluation.progress import OnProgress, Tracker, shown
 from evalmode.evaluation.reading import Reader
 from evalmode.evaluation.result import Evaluation
@@ -100,7 +101,7 @@ class Work:
                 self.labels,
                 tracker,
                 split=self.options.split,
-                wanted=inputs_named(self.module),
+                wanted=inputs_named(self.module or self.model),
                 on_bad_sample=self.options.on_bad_sample,
             )
             stack.enter_context(self.runner.running())
@@ -153,7 +154,9 @@ class Work:
         options = self.options
         size = 64 if options.batch_size == "auto" else options.batch_size
         if source is None:
-            return _AsTheyCome(self.data, size, options.most)
+            loading = _AsTheyCome(self.data, size, options.most)
+            self.notes += loading.batches.notes
+            return loading
         return Loading(
             source,
             size=self.runner.size,
@@ -235,11 +238,9 @@ class Work:
         return worst_samples(metrics, samples)
 
     def _kept(self, evaluation: Evaluation) -> Evaluation:
-        if self.options.keep_predictions in {None, True, False}:
-            return evaluation
-        from evalmode.evaluation.predictions import write_predictions
-
-        write_predictions(self.options.keep_predictions, evaluation)
+        where = self.options.keep_predictions
+        if where is not None and not isinstance(where, bool):
+            write_predictions(where, evaluation)
         return evaluation
 
 

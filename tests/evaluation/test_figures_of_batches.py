@@ -1,4 +1,4 @@
-"""The loop against figures computed at once from all outputs."""
+"""What is inferred and measured, against figures computed at once from all outputs."""
 
 import dataclasses
 import math
@@ -14,12 +14,32 @@ from sklearn.metrics import accuracy_score, log_loss, mean_absolute_error
 
 import evalmode
 from evalmode.errors import BatchError, TaskError, UsageError
-from evalmode.evaluation.batches import batches_from
-from evalmode.evaluation.loop import evaluate_batches
+from evalmode.predictor.protocol import Predictor
 
 GENERATOR = torch.Generator().manual_seed(11)
 SCORES = 2 * torch.randn(50, 5, generator=GENERATOR)
 LABELS = torch.randint(0, 5, (50,), generator=GENERATOR)
+
+
+class Calls(Predictor):
+    """A predictor that is a function."""
+
+    signature = certificate = None
+
+    def __init__(self, function):
+        self.function = function
+
+    def __call__(self, *args):
+        return self.function(*args)
+
+    def predict(self, batch):
+        return self.function(batch)
+
+
+def evaluate_batches(predict, batches, **options):
+    """The batches as they are, one after the other."""
+    loader = torch.utils.data.DataLoader(batches, batch_size=None)
+    return evalmode.evaluate(Calls(predict), loader, progress=False, exact=False, **options)
 
 
 def same(inputs):
@@ -46,7 +66,7 @@ def test_classification_agrees_with_scikit_learn():
     assert values["accuracy"] == accuracy_score(LABELS, SCORES.argmax(1))
     assert values["log loss"] == pytest.approx(log_loss(LABELS, probabilities, labels=range(5)), rel=1e-7)
     assert (result.record.samples, result.record.batch_size) == (50, 8)
-    assert torch.equal(result.predictions, SCORES.argmax(1))
+    assert np.array_equal(result.samples.prediction, SCORES.argmax(1))
     assert "metrics: accuracy, log loss" in described(result)
     assert "(inputs, target)" in described(result)
 
@@ -64,31 +84,22 @@ def test_the_figures_do_not_depend_on_batching_or_order(sizes, shuffle):
     assert evaluate_batches(same, batches).record.metrics == whole.metrics
 
 
-def test_a_model_in_evaluation_is_run_batch_by_batch():
-    model = torch.nn.Sequential(torch.nn.Linear(5, 5), torch.nn.BatchNorm1d(5), torch.nn.Dropout(0.5))
-    seen = []
-    with evalmode.evaluating(model):
-        expected = model(SCORES).argmax(1)
-        result = evaluate_batches(model, batches_from((SCORES, LABELS), 16), on_progress=seen.append)
-    assert torch.equal(result.predictions, expected)
-    assert seen == [16, 32, 48, 50]
-
-
 @pytest.mark.parametrize("limit", [1, 8, 13, 50, 99])
 def test_limit_counts_samples(limit):
     result = evaluate_batches(same, cut(SCORES, LABELS, 8), limit=limit)
     expected = evaluate_batches(same, [(SCORES[:limit], LABELS[:limit])])
     assert result.record.samples == min(limit, 50)
     assert result.record.metrics == expected.record.metrics
-    assert torch.equal(result.predictions, expected.predictions)
+    assert np.array_equal(result.samples.prediction, expected.samples.prediction)
 
 
 def test_limit_reads_no_further_batch():
-    def batches():
-        yield SCORES[:8], LABELS[:8]
-        raise RuntimeError("read too far")
+    class Batches(torch.utils.data.IterableDataset):
+        def __iter__(self):
+            yield SCORES[:8], LABELS[:8]
+            raise RuntimeError("read too far")
 
-    assert evaluate_batches(same, batches(), limit=8).record.samples == 8
+    assert evaluate_batches(same, Batches(), limit=8).record.samples == 8
 
 
 @dataclasses.dataclass
@@ -123,7 +134,7 @@ def test_a_hugging_face_model_is_evaluated_from_its_batches():
     with torch.no_grad():
         result = evaluate_batches(lambda batch: model(**batch), batches)
         expected = model(tokens).logits.argmax(1)
-    assert torch.equal(result.predictions, expected)
+    assert np.array_equal(result.samples.prediction, expected)
     assert "'logits' of the model's SequenceClassifierOutput" in described(result)
     assert "'labels' of the batch is the target" in described(result)
 
@@ -141,7 +152,7 @@ def test_one_logit_per_sample_is_binary():
     result = evaluate_batches(lambda inputs: inputs[:, :1], cut(SCORES, (LABELS > 2).float(), 8))
     expected = F.binary_cross_entropy_with_logits(SCORES[:, 0].double(), (LABELS > 2).double()).item()
     assert figures(result)["binary log loss"] == pytest.approx(expected, rel=1e-12)
-    assert torch.equal(result.predictions, (SCORES[:, 0] > 0).long())
+    assert np.array_equal(result.samples.prediction, (SCORES[:, 0] > 0).long())
 
 
 def test_probabilities_get_no_log_loss_unless_told():
@@ -158,7 +169,7 @@ def test_predictions_that_are_classes_are_the_answers():
     result = evaluate_batches(same, cut(SCORES, LABELS, 8), prediction=lambda outputs: outputs.argmin(1))
     assert figures(result)["accuracy"] == accuracy_score(LABELS, SCORES.argmin(1))
     assert "log loss" in figures(result)
-    assert torch.equal(result.predictions, SCORES.argmin(1))
+    assert np.array_equal(result.samples.prediction, SCORES.argmin(1))
 
 
 def test_predictions_that_are_scores_take_the_outputs_place():
@@ -183,7 +194,7 @@ def test_metrics_of_ones_own():
     assert gap.value == pytest.approx(margin(SCORES, LABELS).mean().item(), rel=1e-6)
     assert gap.method == "BCa bootstrap"
     assert right.name == "right"
-    assert result.values["gap"].dtype == np.float64
+    assert result.samples.rows["gap"].dtype == np.float64
     assert [
         metric.name for metric in evaluate_batches(same, cut(SCORES, LABELS, 8), metrics=[margin]).record.metrics
     ] == ["margin"]
@@ -214,14 +225,14 @@ def test_without_a_target_there_are_predictions_but_no_figures():
         same, [SCORES[:4], SCORES[4:6]], split=lambda batch: (batch, None), prediction=lambda outputs: outputs.argmax(1)
     )
     assert result.record.metrics == ()
-    assert len(result.predictions) == result.record.samples == 6
+    assert len(result.samples.prediction) == result.record.samples == 6
     assert "no target" in described(result)
 
 
 def test_nothing_of_the_graph_is_kept():
     leaf = SCORES.clone().requires_grad_()
     result = evaluate_batches(lambda inputs: inputs * leaf[: len(inputs)], cut(SCORES, LABELS, 8), loss=F.cross_entropy)
-    assert not result.predictions.requires_grad
+    assert result.record.samples == 50
 
 
 def test_predictions_do_not_hold_on_to_the_outputs_memory():
@@ -232,14 +243,14 @@ def test_predictions_do_not_hold_on_to_the_outputs_memory():
         return buffer[: len(inputs)]
 
     result = evaluate_batches(reusing, cut(SCORES, LABELS, 8), prediction=lambda outputs: outputs, metrics="accuracy")
-    assert torch.equal(result.predictions, SCORES)
+    assert np.array_equal(result.samples.prediction, SCORES)
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 def test_non_finite_outputs_name_the_sample(bad):
     scores = SCORES.clone()
     scores[[20, 22]] = bad
-    with pytest.raises(BatchError, match="NaN or Inf in 2 of 8 samples of a batch, the first is sample 20 of the data"):
+    with pytest.raises(BatchError, match="sample 20: the model's outputs are NaN or Inf"):
         evaluate_batches(same, cut(scores, LABELS, 8))
 
 
@@ -294,7 +305,7 @@ def test_a_metric_gives_one_value_per_sample(metric, words):
 
 
 def test_a_metric_that_is_nan_names_the_sample():
-    with pytest.raises(BatchError, match="the first is sample 9 of the data"):
+    with pytest.raises(BatchError, match="sample 9: the metric 'm' is NaN"):
         evaluate_batches(
             same,
             cut(SCORES, LABELS, 8),
@@ -320,7 +331,7 @@ def test_a_loss_is_a_function(loss):
 
 
 def test_no_batches_are_an_error():
-    with pytest.raises(TaskError, match="no batches"):
+    with pytest.raises(TaskError, match="no samples"):
         evaluate_batches(same, [])
 
 
@@ -336,7 +347,11 @@ def test_wrong_numbers(wrong):
 
 
 def test_what_the_loader_leaves_out_is_said():
-    data = torch.utils.data.TensorDataset(SCORES, LABELS)
-    result = evaluate_batches(same, batches_from(torch.utils.data.DataLoader(data, batch_size=16, drop_last=True)))
+    loader = torch.utils.data.DataLoader(
+        torch.utils.data.TensorDataset(SCORES, LABELS), batch_size=16, shuffle=True, drop_last=True
+    )
+    result = evalmode.evaluate(Calls(same), loader, exact=False, progress=False)
     assert result.record.samples == 48
-    assert "2 samples are left out" in described(result)
+    assert not result.record.exact
+    assert any("2 samples are left out" in note for note in result.record.notes)
+    assert any("shuffles" in note for note in result.record.notes)

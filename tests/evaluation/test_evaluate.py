@@ -1,0 +1,595 @@
+"""Every sample once, and the same bits whatever the batch size, workers, order or interruption."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+import torchmetrics
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.metrics import accuracy_score, confusion_matrix, log_loss
+from torch import nn
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    Dataset,
+    IterableDataset,
+    SequentialSampler,
+    Subset,
+    TensorDataset,
+)
+
+import evalmode
+from evalmode.errors import (
+    BatchError,
+    EvalmodeError,
+    ModelRunError,
+    NonFiniteOutputError,
+    NotAModuleError,
+    StalePredictorError,
+    TaskError,
+    UsageError,
+)
+from evalmode.evaluation.evaluator import evaluate as evaluate_aloud
+
+GENERATOR = torch.Generator().manual_seed(3)
+INPUTS = torch.randn(301, 12, generator=GENERATOR)
+LABELS = torch.randint(0, 4, (301,), generator=GENERATOR)
+
+
+def network():
+    torch.manual_seed(1)
+    return nn.Sequential(
+        nn.Linear(12, 33),
+        nn.BatchNorm1d(33),
+        nn.GELU(),
+        nn.Dropout(0.5),
+        nn.Linear(33, 17),
+        nn.Tanh(),
+        nn.Linear(17, 4),
+    )
+
+
+MODEL = network()
+
+
+def evaluate(model, data, **options):
+    return evaluate_aloud(model, data, **{"progress": False, **options})
+
+
+class Pairs(Dataset):
+    """Samples one by one, in an order of their own."""
+
+    def __init__(self, order=range(301), inputs=INPUTS, labels=LABELS):
+        self.order, self.inputs, self.labels = list(order), inputs, labels
+
+    def __len__(self):
+        return len(self.order)
+
+    def __getitem__(self, place):
+        return self.inputs[self.order[place]], int(self.labels[self.order[place]])
+
+
+class Stream(IterableDataset):
+    def __init__(self, samples, length=None):
+        self.samples, self.length = samples, length
+
+    def __iter__(self):
+        return (self.samples[place] for place in range(len(self.samples)))
+
+
+class Sized(Stream):
+    def __len__(self):
+        return len(self.samples)
+
+
+def same(first, second):
+    """Bit for bit: figures with their intervals, ids, rows and answers."""
+    assert first.record.metrics == second.record.metrics
+    assert first.samples.rows.keys() == second.samples.rows.keys()
+    for name, rows in first.samples.rows.items():
+        assert rows.tobytes() == second.samples.rows[name].tobytes(), name
+    assert np.array_equal(first.samples.prediction, second.samples.prediction)
+    assert np.array_equal(first.samples.target, second.samples.target)
+    assert first.record.slices == second.record.slices
+    assert first.record.confusion == second.record.confusion
+    assert first.record.calibration == second.record.calibration
+
+
+def squashed(outputs, target):
+    """A metric of one's own in fp32, whose kernels may round otherwise for another number of rows."""
+    return (outputs.exp() * outputs.sigmoid()).mean(1) + F.cross_entropy(outputs, target, reduction="none")
+
+
+METRICS = {"accuracy": "accuracy", "log loss": "log loss", "squashed": squashed}
+
+
+@pytest.fixture(scope="module")
+def whole():
+    return evaluate(MODEL, (INPUTS, LABELS), metrics=METRICS, slices="class")
+
+
+def test_figures_agree_with_scikit_learn(whole):
+    with torch.no_grad():
+        logits = network().eval()(INPUTS).double()
+    assert whole["accuracy"].value == accuracy_score(LABELS, logits.argmax(1))
+    assert whole["log loss"].value == pytest.approx(log_loss(LABELS, logits.softmax(1), labels=range(4)), rel=1e-6)
+    assert np.array_equal(np.array(whole.record.confusion.counts), confusion_matrix(LABELS, logits.argmax(1)))
+    assert whole.record.samples == 301
+    assert whole.record.exact
+    assert sum(entry.count for entry in whole.record.calibration) == 301
+
+
+def test_the_module_is_left_as_it_was():
+    model = network()
+    model[1].eval()
+    torch.manual_seed(5)
+    before = [model.training, *(part.training for part in model), torch.get_rng_state().tolist()]
+    state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    evaluate(model, DataLoader(Pairs(), batch_size=16))
+    assert [model.training, *(part.training for part in model), torch.get_rng_state().tolist()] == before
+    assert all(torch.equal(tensor, state[name]) for name, tensor in model.state_dict().items())
+
+
+@settings(max_examples=12, deadline=None)
+@given(
+    st.integers(1, 400), st.randoms(use_true_random=False), st.sampled_from(["loader", "dataset", "arrays", "stream"])
+)
+def test_batch_size_order_and_kind_of_data_change_no_bit(whole, size, shuffle, kind):
+    order = shuffle.sample(range(301), 301)
+    inputs, labels = INPUTS[order], LABELS[order]
+    data = {
+        "loader": lambda: DataLoader(Pairs(order), batch_size=size),
+        "dataset": lambda: Pairs(order),
+        "arrays": lambda: {"input": inputs, "labels": labels},
+        "stream": lambda: Sized(Pairs(order)),
+    }[kind]()
+    result = evaluate(MODEL, data, metrics=METRICS, slices="class", batch_size=size)
+    assert result.record.metrics == whole.record.metrics
+    assert result.record.slices == whole.record.slices
+    back = np.argsort(order)
+    for name, rows in whole.samples.rows.items():
+        assert result.samples.rows[name][back].tobytes() == rows.tobytes(), name
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_workers_change_no_bit(whole, workers):
+    same(evaluate(MODEL, Pairs(), metrics=METRICS, slices="class", workers=workers, batch_size=19), whole)
+
+
+def test_an_optimised_predictor_gives_the_same_bits_at_any_batch_size_and_order():
+    fast = evalmode.optimize(network(), INPUTS[:16], backends=["eager"], budget_s=4, batch_sizes=(1, 16))
+    first = evaluate(fast, (INPUTS, LABELS), metrics=METRICS)
+    assert first.record.plan == str(fast.plan)
+    assert first.record.execution_sizes == fast.execution_sizes
+    for size in (1, 3, 50):
+        same(evaluate(fast, Pairs(), metrics=METRICS, batch_size=size), first)
+    order = torch.randperm(301, generator=torch.Generator().manual_seed(0)).tolist()
+    assert evaluate(fast, Pairs(order), metrics=METRICS).record.metrics == first.record.metrics
+    with torch.no_grad():
+        fast_rows = fast(INPUTS).argmax(1)
+    assert np.array_equal(first.samples.prediction, fast_rows.numpy())
+
+
+def test_a_stale_predictor_is_refused():
+    model = network()
+    fast = evalmode.optimize(model, INPUTS[:4], backends=["eager"], budget_s=2)
+    with torch.no_grad():
+        model[0].weight.add_(1.0)
+    with pytest.raises(StalePredictorError):
+        evaluate(fast, (INPUTS, LABELS))
+
+
+def test_a_model_that_looks_at_its_companions_runs_one_sample_at_a_time():
+    class Ranked(nn.Module):
+        def forward(self, inputs):
+            return inputs[:, :4] - inputs.mean()
+
+    result = evaluate(Ranked(), (INPUTS, LABELS), metrics=METRICS)
+    assert result.record.execution_sizes == (1,)
+    assert any("one at a time" in note for note in result.record.notes)
+    order = torch.randperm(301).tolist()
+    assert evaluate(Ranked(), Pairs(order), metrics=METRICS).record.metrics == result.record.metrics
+
+
+def test_samples_of_different_shapes_are_grouped_by_their_own():
+    class Pooled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embed, self.head = nn.Embedding(50, 9), nn.Linear(9, 3)
+
+        def forward(self, tokens):
+            return self.head(self.embed(tokens).mean(1))
+
+    model = Pooled()
+    draw = torch.Generator().manual_seed(2)
+    texts = [
+        torch.randint(0, 50, (int(length),), generator=draw) for length in torch.randint(1, 9, (90,), generator=draw)
+    ]
+    labels = [int(label) for label in torch.randint(0, 3, (90,), generator=draw)]
+    result = evaluate(model, (texts, labels))
+    with torch.no_grad():
+        alone = torch.stack([model.eval()(text[None])[0] for text in texts])
+    assert np.array_equal(result.samples.prediction, alone.argmax(1))
+    assert result.samples.target.tolist() == labels
+    order = torch.randperm(90).tolist()
+    again = evaluate(model, ([texts[place] for place in order], [labels[place] for place in order]), batch_size=5)
+    assert again.record.metrics == result.record.metrics
+
+
+def padding(samples):
+    texts, labels = zip(*samples, strict=True)
+    return nn.utils.rnn.pad_sequence(list(texts), batch_first=True), torch.tensor(labels)
+
+
+def test_a_collate_that_pads_is_refused_and_runs_as_it_comes_when_told():
+    texts = [(torch.arange(1 + place % 5), place % 2) for place in range(20)]
+    loader = DataLoader(texts, batch_size=4, collate_fn=padding)
+    model = nn.Sequential(nn.Embedding(9, 2), nn.AdaptiveAvgPool2d((1, 2)), nn.Flatten())
+    with pytest.raises(TaskError, match=r"collate_fn changes a sample with its companions") as caught:
+        evaluate(model, loader)
+    assert "exact=False" in str(caught.value)
+    result = evaluate(model, loader, exact=False)
+    assert result.record.samples == 20
+    assert not result.record.exact
+    assert any("exact=False" in note for note in result.record.notes)
+
+
+def test_a_collate_that_pads_text_late_in_the_data_is_caught_by_its_batches():
+    class Texts(Dataset):
+        def __len__(self):
+            return 400
+
+        def __getitem__(self, place):
+            return "x" * (9 if place == 301 else 4), 0
+
+    def tokenised(samples):
+        longest = max(len(text) for text, _ in samples)
+        return torch.ones(len(samples), longest), torch.zeros(len(samples), dtype=torch.long)
+
+    loader = DataLoader(Texts(), collate_fn=tokenised)
+    with pytest.raises(TaskError, match="different shapes"):
+        evaluate(nn.Sequential(nn.AdaptiveAvgPool1d(3)), loader)
+
+
+def test_a_collate_of_ones_own_that_keeps_samples_apart_is_taken(whole):
+    def doubled(samples):
+        inputs, labels = zip(*samples, strict=True)
+        return torch.stack(inputs), torch.tensor(labels)
+
+    same(evaluate(MODEL, DataLoader(Pairs(), batch_size=9, collate_fn=doubled), metrics=METRICS, slices="class"), whole)
+
+
+@pytest.mark.parametrize(
+    ("loader", "words"),
+    [
+        (lambda: DataLoader(Pairs(), shuffle=True), "at random"),
+        (lambda: DataLoader(Pairs(), sampler=torch.utils.data.SubsetRandomSampler(range(10))), "at random"),
+        (lambda: DataLoader(Pairs(), sampler=torch.utils.data.WeightedRandomSampler([1.0] * 9, 9)), "at random"),
+        (lambda: DataLoader(Pairs(), sampler=torch.utils.data.DistributedSampler(Pairs(), 2, 0)), "DistributedSampler"),
+        (lambda: DataLoader(Pairs(), sampler=[*range(301), 5]), "repeats 1 of 301"),
+        (lambda: DataLoader(Pairs(), sampler=range(300)), "leaves 1 of 301"),
+        (lambda: DataLoader(Pairs(), batch_sampler=[[0, 1], [1, 2]]), "repeats 1 of 301"),
+        (lambda: DataLoader(Pairs(), batch_sampler=BatchSampler(range(7), 2, drop_last=True)), "leaves 294 of 301"),
+    ],
+)
+def test_samplers_that_draw_repeat_or_drop_are_refused_with_the_fix(loader, words):
+    with pytest.raises(TaskError, match=words) as caught:
+        evaluate(MODEL, loader())
+    assert "exact=False" in str(caught.value)
+
+
+def test_a_sampler_that_only_orders_and_drop_last_are_said(whole):
+    loader = DataLoader(Pairs(), sampler=list(reversed(range(301))), batch_size=8)
+    result = evaluate(MODEL, loader, metrics=METRICS, slices="class")
+    same(result, whole)
+    assert any("order" in note for note in result.record.notes)
+    dropping = DataLoader(Pairs(), batch_sampler=BatchSampler(SequentialSampler(Pairs()), 8, drop_last=True))
+    assert evaluate(MODEL, dropping).record.samples == 301
+    dropping = evaluate(MODEL, DataLoader(TensorDataset(INPUTS, LABELS), batch_size=8, drop_last=True))
+    assert dropping.record.samples == 301
+    assert any("drop_last" in note for note in dropping.record.notes)
+
+
+def test_a_part_of_the_data_and_ready_batches(whole):
+    part = evaluate(MODEL, DataLoader(Subset(Pairs(), range(100, 200)), batch_size=8))
+    assert np.array_equal(part.samples.prediction, whole.samples.prediction[100:200])
+    ready = [(INPUTS[start : start + 37], LABELS[start : start + 37]) for start in range(0, 301, 37)]
+    result = evaluate(MODEL, DataLoader(ready, batch_size=None), metrics=METRICS, slices="class", limit=math.inf)
+    same(result, whole)
+
+
+@pytest.mark.parametrize("limit", [1, 100, 301, 999])
+def test_a_limit_takes_the_first_samples(whole, limit):
+    result = evaluate(MODEL, Pairs(), limit=limit, metrics=METRICS)
+    assert result.record.samples == min(limit, 301)
+    for name, rows in result.samples.rows.items():
+        assert rows.tobytes() == whole.samples.rows[name][:limit].tobytes()
+
+
+class Endless(IterableDataset):
+    def __iter__(self):
+        place = 0
+        while True:
+            yield INPUTS[place % 301], int(LABELS[place % 301])
+            place += 1
+
+
+def test_an_endless_stream_needs_a_limit():
+    with pytest.raises(UsageError, match="stream without length") as caught:
+        evaluate(MODEL, Endless())
+    assert "limit=" in caught.value.fix
+    assert evaluate(MODEL, Endless(), limit=500).record.samples == 500
+    assert evaluate(MODEL, DataLoader(Endless(), batch_size=8), limit=77).record.samples == 77
+
+
+def test_a_stream_that_ends_is_read_to_its_end(whole):
+    same(evaluate(MODEL, Stream(Pairs()), limit=math.inf, metrics=METRICS, slices="class"), whole)
+
+
+@pytest.mark.parametrize(
+    "data", [(INPUTS[:0], LABELS[:0]), Pairs([]), DataLoader(Pairs([])), TensorDataset(INPUTS[:0])]
+)
+def test_an_empty_set_is_said(data):
+    with pytest.raises(TaskError, match="empty"):
+        evaluate(MODEL, data)
+    with pytest.raises(TaskError, match="no samples"):
+        evaluate(MODEL, Stream(Pairs([])), limit=9)
+
+
+class Torn(Pairs):
+    bad = (7, 130)
+
+    def __getitem__(self, place):
+        if place in self.bad:
+            raise OSError(f"truncated file {place}")
+        return super().__getitem__(place)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_sample_that_cannot_be_read_is_named_or_left_out(whole, workers):
+    with pytest.raises(BatchError, match=r"sample 7: it cannot be read: OSError: truncated file 7") as caught:
+        evaluate(MODEL, Torn(), workers=workers)
+    assert "skip" in caught.value.fix
+    result = evaluate(MODEL, Torn(), workers=workers, on_bad_sample="skip", metrics=METRICS)
+    assert (result.record.samples, result.record.skipped) == (299, 2)
+    assert [(bad.id, "truncated" in bad.reason) for bad in result.record.bad] == [("7", True), ("130", True)]
+    kept = np.delete(np.arange(301), [7, 130])
+    assert np.array_equal(result.samples.ids, kept)
+    for name, rows in result.samples.rows.items():
+        assert rows.tobytes() == whole.samples.rows[name][kept].tobytes()
+
+
+def test_a_sample_whose_outputs_are_nan_is_named_or_left_out(whole):
+    inputs = INPUTS.clone()
+    inputs[200] = math.nan
+    with pytest.raises(NonFiniteOutputError, match=r"sample 200: the model's outputs are NaN or Inf"):
+        evaluate(MODEL, (inputs, LABELS))
+    result = evaluate(MODEL, (inputs, LABELS), on_bad_sample="skip", metrics=METRICS, ids=[f"s{i}" for i in range(301)])
+    assert [bad.id for bad in result.record.bad] == ["s200"]
+    assert result.samples.ids[200] == "s201"
+    for name, rows in result.samples.rows.items():
+        assert rows.tobytes() == np.delete(whole.samples.rows[name], 200).tobytes()
+
+
+def test_a_shape_that_does_not_fit_is_named_or_left_out():
+    samples = [(torch.ones(12) * place, place % 4) for place in range(30)]
+    samples[11] = (torch.ones(13), 1)
+    with pytest.raises(ModelRunError, match=r"sample 11: Sequential failed"):
+        evaluate(MODEL, samples)
+    result = evaluate(MODEL, samples, on_bad_sample="skip")
+    assert [bad.id for bad in result.record.bad] == ["11"]
+    fast = evalmode.optimize(network(), INPUTS[:4], backends=["eager"], budget_s=2)
+    with pytest.raises(BatchError, match=r"sample 11: .*13"):
+        evaluate(fast, samples)
+    assert evaluate(fast, samples, on_bad_sample="skip").record.skipped == 1
+
+
+def test_a_metric_that_fails_names_itself_and_the_sample():
+    def picky(outputs, target):
+        if bool((target == -1).any()):
+            raise KeyError("no such class")
+        return outputs[:, 0]
+
+    labels = LABELS.clone()
+    labels[42] = -1
+    with pytest.raises(TaskError, match="sample 42: the metric 'picky' failed: KeyError"):
+        evaluate(MODEL, (INPUTS, labels), metrics=picky)
+    result = evaluate(MODEL, (INPUTS, labels), metrics=picky, on_bad_sample="skip")
+    assert [bad.id for bad in result.record.bad] == ["42"]
+    with pytest.raises(TaskError, match="the metric 'broken' failed: ZeroDivisionError"):
+        evaluate(MODEL, (INPUTS, LABELS), metrics={"broken": lambda outputs, target: 1 / 0}, on_bad_sample="skip")
+
+
+def test_a_class_that_does_not_exist_names_the_sample():
+    labels = LABELS.clone()
+    labels[100] = 17
+    with pytest.raises(BatchError, match=r"sample 100: .*class index is 17"):
+        evaluate(MODEL, (INPUTS, labels))
+
+
+class Hungry(nn.Module):
+    """Runs out of memory above a number of samples, at once or after some calls."""
+
+    def __init__(self, most, after=0, rounds=False, error=None):
+        super().__init__()
+        self.most, self.left, self.rounds = most, after, rounds
+        self.error = error or torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    def forward(self, inputs):
+        self.left -= 1
+        if self.left < 0 and len(inputs) > self.most:
+            raise self.error
+        return inputs[:, :4] + (1e-3 * len(inputs) if self.rounds else 0.0)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        None,
+        MemoryError(),
+        RuntimeError(
+            "[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory: you tried to allocate"
+        ),
+    ],
+)
+def test_out_of_memory_starts_again_at_a_smaller_shape(error):
+    result = evaluate(Hungry(20, error=error), (INPUTS, LABELS), metrics=METRICS)
+    assert result.record.execution_sizes == (16,)
+    assert any("out of memory" in note for note in result.record.notes)
+    reference = evaluate(Hungry(999), (INPUTS, LABELS), metrics=METRICS)
+    assert result.record.metrics == reference.record.metrics
+
+
+def test_out_of_memory_later_goes_on_only_at_the_same_bits():
+    result = evaluate(Hungry(64, after=4), (INPUTS, LABELS), metrics=METRICS)
+    assert result.record.metrics == evaluate(Hungry(999), (INPUTS, LABELS), metrics=METRICS).record.metrics
+    with pytest.raises(
+        ModelRunError, match="out of memory at sample 256, and no smaller execution gives the same bits"
+    ):
+        evaluate(Hungry(64, after=3, rounds=True), (INPUTS, LABELS))
+
+
+def test_ids_columns_and_slices_come_from_the_data():
+    rows = [
+        {
+            "x": INPUTS[place],
+            "labels": int(LABELS[place]),
+            "name": f"n{place:03}",
+            "site": "ab"[place % 2],
+            "age": place,
+        }
+        for place in range(301)
+    ]
+
+    class Named(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = network()
+
+        def forward(self, x):
+            return self.inner(x)
+
+    result = evaluate(
+        Named(),
+        rows,
+        ids="name",
+        groups="site",
+        slices=["site", ("age", 3), {"old": lambda columns: columns["age"] > 250}],
+        metrics=["accuracy"],
+    )
+    assert result.samples.ids[:2].tolist() == ["n000", "n001"]
+    by = {}
+    for part in result.record.slices:
+        by.setdefault(part.by, []).append(part.samples)
+    assert sorted(by["site"]) == [150, 151]
+    assert sum(by["age"]) == 301
+    assert by["old"] == [50]
+    assert "cluster" in result["accuracy"].method
+
+
+def test_slices_are_worst_first_tested_and_adjusted():
+    labels = LABELS.clone()
+    site = np.where(np.arange(301) % 3 == 0, "hard", "easy")
+    with torch.no_grad():
+        answers = network().eval()(INPUTS).argmax(1)
+    labels[:] = answers
+    labels[torch.from_numpy(site == "hard")] = (answers[torch.from_numpy(site == "hard")] + 1) % 4
+    result = evaluate(network(), (INPUTS, labels), slices={"site": site, "rare": np.arange(301) < 5})
+    first = result.record.slices[0]
+    assert (first.by, first.name, first.metrics[0].value) == ("site", "hard", 0.0)
+    assert first.p_value < 1e-20
+    small = next(part for part in result.record.slices if part.by == "rare" and part.name == "True")
+    assert small.p_value is None
+    assert "fewer than 20" in small.note
+    assert result.record.slices[-1] == small
+
+
+def test_metrics_of_torchmetrics_are_updated_in_sample_order():
+    own = torchmetrics.classification.MulticlassAUROC(num_classes=4)
+    own.update(torch.eye(4), torch.arange(4))
+    kept = own.state_dict()
+    first = evaluate(MODEL, (INPUTS, LABELS), metrics={"auroc": own, "accuracy": "accuracy"})
+    assert own.update_count == 1
+    assert own.state_dict() == kept
+    with torch.no_grad():
+        expected = torchmetrics.functional.classification.multiclass_auroc(network().eval()(INPUTS), LABELS, 4)
+    assert first["auroc"].value == pytest.approx(float(expected), abs=1e-6)
+    assert first["auroc"].low is None
+    assert "torchmetrics" in first["auroc"].method
+    for size in (1, 33):
+        again = evaluate(MODEL, Pairs(), metrics={"auroc": own, "accuracy": "accuracy"}, batch_size=size)
+        assert again.record.metrics == first.record.metrics
+    many = evaluate(
+        MODEL,
+        (INPUTS, LABELS),
+        metrics=torchmetrics.MetricCollection([torchmetrics.classification.MulticlassF1Score(4, average=None)]),
+    )
+    assert len(many.record.metrics) == 4
+
+
+def test_progress_tells_rate_time_left_and_the_figure_so_far():
+    seen = []
+    result = evaluate(MODEL, (INPUTS, LABELS), progress=seen.append)
+    last = seen[-1]
+    assert (last.done, last.total, last.metric) == (301, 301, "accuracy")
+    assert last.value == pytest.approx(result["accuracy"].value)
+    assert last.low < last.value < last.high
+    assert "samples/s" in str(last)
+
+
+def test_the_result_is_shown_and_written(tmp_path, whole):
+    text = str(whole)
+    assert "Test set, 301 samples" in text
+    assert "Slices by accuracy, worst first" in text
+    assert max(map(len, text.splitlines())) <= 80
+    assert b'"accuracy"' in whole.save(tmp_path / "result.json").read_bytes()
+    with pytest.raises(KeyError, match="log loss"):
+        whole["no such"]
+
+
+@pytest.mark.parametrize(
+    ("options", "kind"),
+    [
+        ({"confidence": 95}, UsageError),
+        ({"batch_size": 0}, UsageError),
+        ({"workers": -1}, UsageError),
+        ({"limit": 0}, UsageError),
+        ({"on_bad_sample": "ignore"}, UsageError),
+        ({"slices": 3}, UsageError),
+        ({"slices": "colour"}, TaskError),
+        ({"ids": "name"}, TaskError),
+        ({"ids": [1, 2]}, UsageError),
+        ({"ids": [1] * 301}, UsageError),
+        ({"device": "cuda:99"}, UsageError),
+    ],
+)
+def test_options_that_are_wrong_say_so(options, kind):
+    with pytest.raises(kind) as caught:
+        evaluate(MODEL, (INPUTS, LABELS), **options)
+    assert isinstance(caught.value, EvalmodeError)
+
+
+@pytest.mark.parametrize("model", [network, nn.Linear, None, "model.evalmode"])
+def test_what_is_no_model_says_so(model):
+    with pytest.raises(NotAModuleError):
+        evaluate(model, (INPUTS, LABELS))
+
+
+@pytest.mark.parametrize("data", [None, 3, "nowhere.parquet", (INPUTS, LABELS[:9]), iter([1]), object()])
+def test_what_is_no_data_says_so(data):
+    with pytest.raises(UsageError):
+        evaluate(MODEL, data)
+
+
+def test_a_task_brings_its_parts(whole):
+    task = evalmode.Task(
+        model=network, test_data=(INPUTS, LABELS), metrics=["accuracy"], loss=F.cross_entropy, name="t"
+    )
+    result = evaluate(task, None)
+    assert [metric.name for metric in result.record.metrics] == ["accuracy", "loss"]
+    assert result.subject == "t"
+    assert result["accuracy"] == whole["accuracy"]
+    assert result["loss"].value == pytest.approx(whole["log loss"].value, rel=1e-5)
