@@ -12,14 +12,22 @@ import msgspec
 import torch
 
 from evalmode.certificate import Certificate, ClauseResult, EvaluationRecord, ModelRecord
-from evalmode.certification.optimized import agreement, first_inputs, task_pairs
-from evalmode.certification.preparation import model_device, module_of, probe_inputs
+from evalmode.certification.optimized import first_inputs, task_pairs
+from evalmode.certification.preparation import inputs_as_then, model_device, module_of, probe_inputs
 from evalmode.certification.retested import Outcome, Retested
+from evalmode.certification.whole_way import evaluated, record_beside_plain
 from evalmode.checking.runner import check
 from evalmode.clause import Verdict
-from evalmode.errors import ArtifactError, EvalmodeError, MissingExtraError, OtherOutputsError
+from evalmode.errors import (
+    ArtifactError,
+    EvalmodeError,
+    MissingExtraError,
+    NonFiniteOutputError,
+    OtherOutputsError,
+    TaskError,
+)
 from evalmode.evaluation.batches import Batches, batches_from
-from evalmode.evaluation.loop import LoopResult, evaluate_batches
+from evalmode.evaluation.result import Evaluation
 from evalmode.finding import Finding
 from evalmode.mode.derived import staleness_unchecked
 from evalmode.observe.fingerprint import environment_record, fingerprint
@@ -33,7 +41,6 @@ from evalmode.predictor.artifact import inspect_artifact, load
 from evalmode.predictor.calling import call
 from evalmode.predictor.golden import instability
 from evalmode.predictor.manifest import same_machine
-from evalmode.predictor.module_backed import ModulePredictor
 from evalmode.predictor.optimized import OptimizedPredictor
 from evalmode.predictor.structure import Structure
 from evalmode.task import Task
@@ -123,8 +130,9 @@ def certified_again(
         return here
     wanted = [result.clause for result in then.clauses if result.verdict is not Verdict.NOT_TESTED]
     data = None if task is None else task.data("test_data")
-    batches = None if data is None else batches_from(data, batch_size, limit)
     own_inputs = batch is None and data is None
+    if batch is None and task is not None and data is not None:
+        batch = inputs_as_then(task, then.inputs)
     inputs = _inputs(predictor, task, batch, None if data is None else batches_from(data, batch_size))
     answers = [_about_answers(name, predictor, inputs, _probes(then)) for name in ANSWERS if name in wanted]
     module = module_of(task) if own_model and task is not None else None
@@ -132,8 +140,8 @@ def certified_again(
     if "faithful" in wanted:
         clauses.append(_faithful(then, predictor, task if module is not None else None, batch_size))
     evaluation = None
-    if batches is not None and task is not None and then.evaluation is not None:
-        evaluation = _evaluated(predictor, task, batches, limit, beside_plain=module is not None)
+    if data is not None and task is not None and then.evaluation is not None:
+        evaluation = _evaluated(predictor, task, data, batch_size, limit, beside_plain=module is not None)
     return msgspec.structs.replace(
         here,
         inputs="" if own_inputs else describe(inputs),
@@ -214,29 +222,17 @@ def _run(predictor: OptimizedPredictor) -> Callable[[Sequence[Any]], list[Any]]:
 
 
 def _evaluated(
-    predictor: OptimizedPredictor, task: Task, batches: Batches, limit: int | None, *, beside_plain: bool
+    predictor: OptimizedPredictor, task: Task, data: Any, batch_size: int, limit: int | None, *, beside_plain: bool
 ) -> EvaluationRecord:
-    """The figures of the plan; where the model is at hand, with the number of samples that plain answers alike."""
+    """The figures of the plan; where the model is at hand, with the number of samples that plain answers alike.
 
-    def figures(predict: Callable[[Any], Any], device: torch.device) -> LoopResult:
-        def on_host(inputs: Any) -> Any:
-            outputs = predict(map_tensors(lambda tensor: tensor.to(device), inputs))
-            return map_tensors(lambda tensor: tensor.cpu(), outputs)
-
-        return evaluate_batches(
-            on_host,
-            batches,
-            split=task.split,
-            prediction=task.prediction,
-            metrics=task.metrics,
-            loss=task.loss,
-            limit=limit,
-        )
-
-    result = figures(predictor.predict, predictor.plan.device)
-    same = None
-    if beside_plain:
-        module = module_of(task)
-        plain = figures(ModulePredictor(module, forward=task.forward).predict, model_device(module))
-        same = agreement(plain.predictions, result.predictions)
-    return msgspec.structs.replace(result.record, plan=str(predictor.plan), same_answers=same[0] if same else None)
+    Raises:
+        NonFiniteOutputError: an output is not finite.
+    """
+    answers = evaluated(predictor, task, data, batch_size, limit, None)
+    if isinstance(answers, NonFiniteOutputError):
+        raise answers
+    if answers is None:
+        raise TaskError("the test data is gone", expected="the data that was given")
+    plain = evaluated(module_of(task), task, data, batch_size, limit, None) if beside_plain else None
+    return record_beside_plain(plain, answers, predictor) if isinstance(plain, Evaluation) else answers.record

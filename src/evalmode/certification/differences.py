@@ -190,8 +190,11 @@ def _why_not_bitwise(then: Certificate, here: Certificate, before: EvaluationRec
     changed = [name for name in _MACHINE if getattr(then.environment, name) != getattr(here.environment, name)]
     if changed:
         return f"with other {' and '.join(changed)}"
-    if not before.plan and before.batch_size != now.batch_size:
-        return f"in batches of {now.batch_size} instead of {before.batch_size}"
+    if before.execution_sizes != now.execution_sizes:
+        then_sizes, sizes = (", ".join(map(str, each.execution_sizes)) or "no known size" for each in (before, now))
+        return f"in executions of {sizes} instead of {then_sizes}"
+    if not (before.exact and now.exact) and before.batch_size != now.batch_size:
+        return f"in batches of {now.batch_size} instead of {before.batch_size}, as they came"
     return ""
 
 

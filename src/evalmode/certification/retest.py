@@ -17,7 +17,7 @@ from evalmode.certificate import Certificate, EvaluationRecord
 from evalmode.certification.artifact_retest import NO_MODEL, certified_again, loaded_again
 from evalmode.certification.differences import differences
 from evalmode.certification.optimized import budget_of
-from evalmode.certification.preparation import model_device, module_of
+from evalmode.certification.preparation import inputs_as_then, model_device, module_of
 from evalmode.certification.retested import PARTS, Verification
 from evalmode.certification.whole_way import certified
 from evalmode.checking.catalog import CLAUSE_FILES
@@ -147,10 +147,8 @@ def _checked_ignore(ignore: str | Iterable[str], then: Certificate) -> tuple[str
 
 
 def _batch_size(record: EvaluationRecord | None) -> int:
-    """The batches that the figures were made with. A single batch may have been cut by the end of the data."""
-    if record is None or record.batch_size >= record.samples:
-        return max(_USUAL_BATCH, 0 if record is None else record.batch_size)
-    return max(1, record.batch_size)
+    """The batches of then, where the figures may depend on them."""
+    return _USUAL_BATCH if record is None or record.exact else max(1, record.batch_size)
 
 
 def _limit(record: EvaluationRecord | None) -> int | None:
@@ -190,6 +188,7 @@ def _of_model(
             environment=environment_record(model_device(module)),
         )
         return bare, {"no_clauses": _NO_DATA, "no_plan": _NO_DATA, "no_figures": _NO_DATA}
+    options = {**options, "batch": _inputs(then, task, options["batch"])}
     searched = then.optimization is not None
     budget = budget_of(budget_s) if searched else 0.0
     known = [*CLAUSE_FILES, *(["faithful"] if searched else [])]
@@ -207,6 +206,11 @@ def _of_model(
         fast.close()
     why = "a budget of 0 seconds leaves the search for a plan out" if searched else "the certificate names no plan"
     return _ignoring_as_then(then, here), {"no_clauses": why, "no_plan": why, "no_figures": _NO_DATA}
+
+
+def _inputs(then: Certificate, task: Task, batch: Any) -> Any:
+    """What was given, else the samples of the data that the certificate was tested with, else the usual ones: None."""
+    return inputs_as_then(task, then.inputs) if batch is None and task.test_data is not None else batch
 
 
 def _allowed_then(then: Certificate, module: nn.Module) -> tuple[str, ...]:

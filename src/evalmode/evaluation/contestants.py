@@ -74,7 +74,8 @@ def _result(given: Any, data: object, options: Mapping[str, Any]) -> Evaluation:
             fix="evalmode.compare(model_a, model_b, data=data)",
         )
     if isinstance(data, Task):
-        data, options = data.data("test_data"), {**_parts(data, given), **options}
+        options = {**_parts(data, given), **options}
+        data = data.data("test_data")
     if isinstance(given, nn.Module | Predictor | Task):
         return evaluate(given, data, **options)
     predictor = load(given)
