@@ -18,7 +18,7 @@ from evalmode.certification.artifact_retest import NO_MODEL, certified_again, lo
 from evalmode.certification.differences import differences
 from evalmode.certification.optimized import budget_of
 from evalmode.certification.preparation import inputs_as_then, model_device, module_of
-from evalmode.certification.retested import PARTS, Verification
+from evalmode.certification.retested import PARTS, Retested, Verification
 from evalmode.certification.whole_way import certified
 from evalmode.checking.catalog import CLAUSE_FILES
 from evalmode.clause import Verdict
@@ -86,25 +86,17 @@ def verify(
     """
     started = time.perf_counter()
     then = _read(certificate)
-    record = then.evaluation
     ignored = _checked_ignore(ignore, then)
-    options: dict[str, Any] = {"batch": batch, "batch_size": _batch_size(record), "limit": _limit(record)}
     given = model_or_artifact.model if isinstance(model_or_artifact, ModulePredictor) else model_or_artifact
+    options: dict[str, Any] = {
+        "batch": batch,
+        "batch_size": _batch_size(then.evaluation),
+        "limit": _limit(then.evaluation),
+    }
     if isinstance(given, nn.Module | Task):
-        here, reasons = _of_model(then, _task(given, data), budget_s, on_progress, options)
-        results = differences(then, here, **reasons)
+        here, results = _of_model(then, _task(given, data), budget_s, on_progress, options)
     elif isinstance(given, OptimizedPredictor | str | os.PathLike):
-        loaded = loaded_again(then, given, allow_native=allow_native)
-        task = _data_task(data)
-        try:
-            here = certified_again(then, loaded, task, own_model=isinstance(data, Task), **options)
-        finally:
-            if loaded.predictor is not None and loaded.predictor is not given:
-                loaded.predictor.close()
-        why = loaded.reason or NO_MODEL
-        results = differences(
-            then, here, plan=loaded.results, no_clauses=why, no_figures=loaded.reason or ("" if task else _NO_DATA)
-        )
+        here, results = _of_artifact(then, given, data, allow_native, options)
     else:
         kind = f"the class {given.__name__}" if isinstance(given, type) else f"a {type(given).__name__}"
         raise NotAModuleError(
@@ -177,8 +169,8 @@ def _of_model(
     budget_s: float | None,
     on_progress: Callable[[str, int, int | None], object] | None,
     options: dict[str, Any],
-) -> tuple[Certificate, dict[str, Any]]:
-    """The certificate that the model gets here, and why parts of it are missing."""
+) -> tuple[Certificate, tuple[Retested, ...]]:
+    """The certificate that the model gets here, beside the one of then."""
     module = module_of(task)
     if task.test_data is None and task.train_data is None and options["batch"] is None:
         bare = Certificate(
@@ -187,7 +179,7 @@ def _of_model(
             model=model_record(module),
             environment=environment_record(model_device(module)),
         )
-        return bare, {"no_clauses": _NO_DATA, "no_plan": _NO_DATA, "no_figures": _NO_DATA}
+        return bare, differences(then, bare, no_clauses=_NO_DATA, no_plan=_NO_DATA, no_figures=_NO_DATA)
     options = {**options, "batch": _inputs(then, task, options["batch"])}
     searched = then.optimization is not None
     budget = budget_of(budget_s) if searched else 0.0
@@ -205,7 +197,24 @@ def _of_model(
     if fast is not None:
         fast.close()
     why = "a budget of 0 seconds leaves the search for a plan out" if searched else "the certificate names no plan"
-    return _ignoring_as_then(then, here), {"no_clauses": why, "no_plan": why, "no_figures": _NO_DATA}
+    here = _ignoring_as_then(then, here)
+    return here, differences(then, here, no_clauses=why, no_plan=why, no_figures=_NO_DATA)
+
+
+def _of_artifact(
+    then: Certificate, given: OptimizedPredictor | Source, data: object, allow_native: bool, options: dict[str, Any]
+) -> tuple[Certificate, tuple[Retested, ...]]:
+    """What an artifact, or a predictor, shows here, beside the certificate of then."""
+    loaded = loaded_again(then, given, allow_native=allow_native)
+    task = _data_task(data)
+    try:
+        here = certified_again(then, loaded, task, own_model=isinstance(data, Task), **options)
+    finally:
+        if loaded.predictor is not None and loaded.predictor is not given:
+            loaded.predictor.close()
+    why = loaded.reason or NO_MODEL
+    no_figures = loaded.reason or ("" if task is not None else _NO_DATA)
+    return here, differences(then, here, plan=loaded.results, no_clauses=why, no_figures=no_figures)
 
 
 def _inputs(then: Certificate, task: Task, batch: Any) -> Any:

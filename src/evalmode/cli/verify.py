@@ -25,43 +25,47 @@ class VerifyFormat(enum.StrEnum):
     JSON = "json"
 
 
+CertificateArgument = Annotated[
+    Path, typer.Argument(metavar="CERTIFICATE", help="certificate.json, or an artifact that carries one.")
+]
+TargetArgument = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="TASK|ARTIFACT",
+        help="A task, or an artifact (model.evalmode). Default: `task` under [tool.evalmode] in pyproject.toml.",
+    ),
+]
+DataOption = Annotated[
+    str | None,
+    typer.Option("--data", metavar="TASK", help="The task whose test data, and model, an artifact is held against."),
+]
+BudgetOption = Annotated[
+    float | None,
+    typer.Option("--budget", metavar="S", min=0, help="Seconds to search for the plan anew; 0: none. [default: 60]"),
+]
+IgnoreOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--ignore",
+        metavar="PART",
+        help="Show differences in it, and do not count them: environment, or threads. May be repeated.",
+    ),
+]
+NativeOption = Annotated[
+    bool, typer.Option("--allow-native", help="Load machine code from the artifact: only from whom you trust.")
+]
+
+
 @app.command("verify", epilog="Exit status: 0 nothing differs, 1 something does, 2 the command is wrong.")
 def verify_certificate(
-    certificate: Annotated[
-        Path, typer.Argument(metavar="CERTIFICATE", help="certificate.json, or an artifact that carries one.")
-    ],
-    target: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="TASK|ARTIFACT",
-            help="A task, or an artifact (model.evalmode). Default: `task` under [tool.evalmode] in pyproject.toml.",
-        ),
-    ] = None,
-    data: Annotated[
-        str | None,
-        typer.Option(
-            "--data", metavar="TASK", help="The task whose test data, and model, an artifact is held against."
-        ),
-    ] = None,
+    certificate: CertificateArgument,
+    target: TargetArgument = None,
+    data: DataOption = None,
     weights: WeightsOption = None,
     device: DeviceOption = None,
-    budget: Annotated[
-        float | None,
-        typer.Option(
-            "--budget", metavar="S", min=0, help="Seconds to search for the plan anew; 0: none. [default: 60]"
-        ),
-    ] = None,
-    ignore: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--ignore",
-            metavar="PART",
-            help="Show differences in it, and do not count them: environment, or threads. May be repeated.",
-        ),
-    ] = None,
-    allow_native: Annotated[
-        bool, typer.Option("--allow-native", help="Load machine code from the artifact: only from whom you trust.")
-    ] = False,
+    budget: BudgetOption = None,
+    ignore: IgnoreOption = None,
+    allow_native: NativeOption = False,
     output_format: Annotated[
         VerifyFormat, typer.Option("--format", help="Print text, or everything as JSON.")
     ] = VerifyFormat.TEXT,
