@@ -593,3 +593,91 @@ def test_a_task_brings_its_parts(whole):
     assert result.subject == "t"
     assert result["accuracy"] == whole["accuracy"]
     assert result["loss"].value == pytest.approx(whole["log loss"].value, rel=1e-5)
+
+
+def test_dense_outputs_are_segmentation_or_tokens():
+    masks = torch.randint(0, 3, (20, 6, 6), generator=torch.Generator().manual_seed(0))
+    images = torch.randn(20, 3, 6, 6, generator=torch.Generator().manual_seed(1))
+    result = evaluate(nn.Identity(), (images, masks))
+    assert [metric.name for metric in result.record.metrics] == ["mean IoU", "Dice"]
+    answers = images.argmax(1)
+    shares = [((answers == c) & (masks == c)).sum() / ((answers == c) | (masks == c)).sum() for c in range(3)]
+    assert result["mean IoU"].value == pytest.approx(float(sum(shares) / 3))
+    tokens = evaluate(nn.Identity(), (torch.randn(9, 5, 7), torch.randint(0, 7, (9, 5))))
+    assert [metric.name for metric in tokens.record.metrics] == ["token accuracy", "token loss", "perplexity"]
+
+
+def test_the_worst_samples_are_drawn_where_they_are_images():
+    images = torch.rand(40, 1, 8, 8, generator=torch.Generator().manual_seed(1))
+    result = evaluate(nn.Sequential(nn.Flatten(), nn.Linear(64, 3)), (images, torch.arange(40) % 3))
+    losses = result.samples.rows["log loss"]
+    assert [sample.id for sample in result.record.worst] == [str(place) for place in np.argsort(-losses)[:16]]
+    assert all(sample.image.startswith("iVBORw0K") for sample in result.record.worst)
+    assert evaluate(MODEL, (INPUTS, LABELS)).record.worst[0].image == ""
+
+
+class HuggingFace:
+    """What `datasets.Dataset` shows of itself, with plain Python rows until a format is chosen."""
+
+    def __init__(self, columns, kind=None):
+        self.columns, self.kind = columns, kind
+        self.features = dict.fromkeys(columns)
+
+    @property
+    def format(self):
+        return {"type": self.kind}
+
+    def with_format(self, kind):
+        return HuggingFace(self.columns, kind)
+
+    def __len__(self):
+        return len(next(iter(self.columns.values())))
+
+    def __getitem__(self, place):
+        row = {name: values[place] for name, values in self.columns.items()}
+        return {
+            name: torch.tensor(value) if self.kind == "torch" and not isinstance(value, str) else value
+            for name, value in row.items()
+        }
+
+
+def test_a_hugging_face_dataset_is_read_as_tensors(whole):
+    data = HuggingFace({"features": INPUTS.tolist(), "label": LABELS.tolist(), "name": [f"n{i}" for i in range(301)]})
+    result = evaluate(MODEL, data, ids="name", metrics=METRICS)
+    assert result.samples.ids[300] == "n300"
+    assert result.record.metrics == whole.record.metrics
+
+
+def test_a_parquet_file_is_read_group_by_group(whole, tmp_path):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    kinds = {"fixed": pa.list_(pa.float32(), 12), "any": pa.list_(pa.float32())}
+    for name, kind in kinds.items():
+        table = pa.table({"features": pa.array(INPUTS.tolist(), kind), "label": LABELS.tolist()})
+        pq.write_table(table, tmp_path / f"{name}.parquet", row_group_size=50)
+        result = evaluate(MODEL, tmp_path / f"{name}.parquet", metrics=METRICS)
+        assert result.record.metrics == whole.record.metrics
+    (tmp_path / "torn.parquet").write_bytes(b"PAR1 no")
+    with pytest.raises(TaskError, match="no Parquet file"):
+        evaluate(MODEL, tmp_path / "torn.parquet")
+
+
+def test_an_interrupted_evaluation_goes_on_from_its_journal(whole, tmp_path):
+    class Stopping(Pairs):
+        calls = 0
+
+        def __getitem__(self, place):
+            Stopping.calls += 1
+            if place == 281 and Stopping.calls < 290:
+                raise KeyboardInterrupt
+            return super().__getitem__(place)
+
+    options = {"metrics": METRICS, "slices": "class", "journal": tmp_path / "run.journal"}
+    with pytest.raises(KeyboardInterrupt, match="stopped after 256 of 301 samples: the same call with journal="):
+        evaluate(MODEL, Stopping(), **options)
+    Stopping.calls = 999
+    result = evaluate(MODEL, Stopping(), **options)
+    same(result, whole)
+    again = evaluate(MODEL, Stopping(), **options)
+    assert again.record == result.record

@@ -278,7 +278,7 @@ def test_outputs_that_do_not_fit_are_said(predict, words):
     [
         (torch.rand(4, 1), torch.tensor([0, 1, 1, 0]), "probability or a logit"),
         (torch.randn(4, 3), torch.zeros(4, 3), "several labels"),
-        (torch.randn(4, 3, 8, 8), torch.zeros(4, 8, 8, dtype=torch.long), "no named metric"),
+        (torch.randn(4, 3, 8, 8), torch.zeros(4, 8, 7, dtype=torch.long), "no named metric"),
         (torch.randn(4, 3), torch.randn(4), "no named metric"),
         ({"a": torch.randn(4, 3), "b": torch.randn(4, 3)}, torch.zeros(4), "cannot tell which tensor"),
         (torch.randn(4, 3), ["a", "b", "c", "d"], "the target is no tensor"),

@@ -11,7 +11,7 @@ from torch import nn
 
 from evalmode.errors import NotAModuleError, TaskError
 from evalmode.evaluation.batches import Batches, batch_length, batches_from
-from evalmode.evaluation.running import model_device, on_device, usable_device
+from evalmode.evaluation.devices import model_device, on_device, usable_device
 from evalmode.evaluation.split import TARGET_KEYS, checked_split, default_split
 from evalmode.observe.tree import describe, map_tensors
 from evalmode.task import Task

@@ -140,11 +140,24 @@ def _fitting(batch: Answered, target: Tensor) -> tuple[tuple[str, ...], str]:
         if bool(((scores >= 0) & (scores <= 1)).all()):
             raise _no_fit(batch, "one score from 0 to 1 per sample may be a probability or a logit")
         return ("binary accuracy", "binary log loss"), "one score per sample, taken as a logit, and targets of 0 and 1"
+    if dense := _dense(scores, target):
+        return dense
     if scores.shape == target.shape or (_one_each(scores) and _one_each(target)):
         if scores.ndim > 1 and not _one_each(scores) and _zero_or_one(target):
             raise _no_fit(batch, "targets of 0 and 1 per output may be several labels or a distribution")
         return ("mean absolute error", "root mean squared error"), "outputs and targets of one shape: a regression"
     raise _no_fit(batch, "no named metric takes these shapes")
+
+
+def _dense(scores: Tensor, target: Tensor) -> tuple[tuple[str, ...], str] | None:
+    """Metrics of class scores at every place of a sample: of its tokens, or of its pixels."""
+    if target.is_floating_point() or target.is_complex() or scores.ndim != target.ndim + 1 or target.ndim < 2:
+        return None
+    if scores.ndim == 3 and scores.shape[:2] == target.shape and scores.shape[2] > 1:
+        return ("token accuracy", "token loss", "perplexity"), f"{scores.shape[2]} class scores for each token"
+    if scores.shape[2:] == target.shape[1:] and scores.shape[1] > 1:
+        return ("mean IoU", "Dice"), f"{scores.shape[1]} class scores for each place of a sample"
+    return None
 
 
 def _losses(scores: Tensor | None, target: Tensor) -> tuple[str, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,11 +12,14 @@ from numpy.typing import NDArray
 from evalmode.certificate import CalibrationBin, ConfusionRecord, MetricRecord, SampleRecord
 from evalmode.errors import UsageError
 from evalmode.evaluation.choice import Chosen
+from evalmode.evaluation.keeping import CONFIDENCE
 from evalmode.evaluation.samples import Samples
+from evalmode.measure.calibration import calibration_bins
+from evalmode.measure.confusion import confusion
 from evalmode.measure.metric import Aggregate, Metric, metric_of
 from evalmode.measure.summary import metric_record
 
-__all__ = ["calibration", "data_digest", "metrics_of", "records_of", "worst_samples"]
+__all__ = ["calibration_of", "confusion_of", "data_digest", "metrics_of", "records_of", "worst_samples"]
 
 _WORST = 16
 
@@ -39,8 +42,13 @@ def records_of(
     return tuple(found), notes
 
 
-def worst_samples(metrics: Mapping[str, Metric], samples: Samples, count: int = _WORST) -> tuple[SampleRecord, ...]:
-    """The samples with the largest loss: of the first metric that has a value per sample where less is better."""
+def worst_samples(
+    metrics: Mapping[str, Metric], samples: Samples, picture: Callable[[int], str], count: int = _WORST
+) -> tuple[SampleRecord, ...]:
+    """The samples with the largest loss: of the first metric that has a value per sample where less is better.
+
+    `picture(place)` draws the sample at a place of `samples`.
+    """
     ranked = _loss(metrics, samples)
     if ranked is None:
         return ()
@@ -51,6 +59,7 @@ def worst_samples(metrics: Mapping[str, Metric], samples: Samples, count: int = 
             target=_shown(samples.target, place),
             prediction=_shown(samples.prediction, place),
             loss=float(ranked[place]),
+            image=picture(place),
         )
         for place in order.tolist()
     )
@@ -78,48 +87,35 @@ def _shown(values: NDArray[Any] | None, place: int) -> str:
 
 
 def confusion_of(samples: Samples, most: int = 200) -> ConfusionRecord | None:
-    """How often each class was answered with each; None where answers and targets are no classes."""
-    target, prediction = samples.target, samples.prediction
-    if target is None or prediction is None or "f" in {target.dtype.kind, prediction.dtype.kind}:
+    """How often each class was answered with each; None where answers and targets are no classes, or too many."""
+    pair = _classes(samples)
+    if pair is None or min(part.min() for part in pair) < 0 or max(part.max() for part in pair) >= most:
         return None
-    if target.size != len(samples) or prediction.size != len(samples) or not len(samples):
+    return confusion(*pair)
+
+
+def calibration_of(samples: Samples) -> tuple[CalibrationBin, ...]:
+    """Samples by the probability that the model gave its answer; empty where it gave none."""
+    sureness, pair = samples.columns.get(CONFIDENCE), _classes(samples)
+    if sureness is None or pair is None or not bool(np.isfinite(sureness).all()):
+        return ()
+    answers, target = pair
+    # One score per sample, from 0 to 1, is a probability: here that of being right.
+    return calibration_bins(sureness, (answers == target).astype(np.int64))
+
+
+def _classes(samples: Samples) -> tuple[NDArray[np.int64], NDArray[np.int64]] | None:
+    """Answers and targets, where each is one whole number for each sample."""
+    target, answers = samples.target, samples.prediction
+    if target is None or answers is None or not len(samples):
         return None
-    labels, places = np.unique(np.concatenate([target.reshape(-1), prediction.reshape(-1)]), return_inverse=True)
-    if len(labels) > most:
+    if (
+        answers.size != len(samples)
+        or target.size != len(samples)
+        or not {answers.dtype.kind, target.dtype.kind} <= {*"biu"}
+    ):
         return None
-    counts = np.zeros((len(labels), len(labels)), np.int64)
-    np.add.at(counts, (places[: len(samples)], places[len(samples) :]), 1)
-    return ConfusionRecord(
-        labels=tuple(str(label) for label in labels.tolist()), counts=tuple(tuple(row) for row in counts.tolist())
-    )
-
-
-def calibration(
-    confidence: NDArray[np.float64], right: NDArray[np.bool_], bins: int = 15
-) -> tuple[CalibrationBin, ...]:
-    """Samples by the probability that the model gave its answer, beside the share of right answers.
-
-    Source: Guo, Pleiss, Sun, Weinberger, "On calibration of modern neural networks", ICML (2017).
-
-    Example:
-        >>> [entry.accuracy for entry in calibration(np.array([0.9, 0.95]), np.array([True, False]), bins=2)]
-        [None, 0.5]
-    """
-    place = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
-    found = []
-    for number in range(bins):
-        inside = place == number
-        count = int(inside.sum())
-        found.append(
-            CalibrationBin(
-                low=number / bins,
-                high=(number + 1) / bins,
-                count=count,
-                confidence=float(np.sort(confidence[inside]).sum() / count) if count else None,
-                accuracy=int(right[inside].sum()) / count if count else None,
-            )
-        )
-    return tuple(found)
+    return answers.reshape(-1).astype(np.int64), target.reshape(-1).astype(np.int64)
 
 
 def data_digest(samples: Samples) -> str:

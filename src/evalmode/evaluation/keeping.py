@@ -48,11 +48,6 @@ class Keeping:
         """The positions of the samples that the journal holds."""
         return np.concatenate([chunk.positions for chunk in self.chunks]) if self.chunks else np.zeros(0, np.int64)
 
-    @property
-    def first(self) -> int:
-        """How many samples the journal holds."""
-        return sum(chunk.samples for chunk in self.chunks)
-
     def add(
         self,
         positions: NDArray[np.int64],

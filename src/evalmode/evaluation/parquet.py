@@ -83,14 +83,21 @@ def _column(values: Any) -> Any:
         inner = _column(values.flatten())
         if isinstance(inner, np.ndarray):
             return inner.reshape(len(values), kind.list_size, *inner.shape[1:])
+    if (pa.types.is_list(kind) or pa.types.is_large_list(kind)) and not values.null_count:
+        inner = _column(values.flatten())
+        if isinstance(inner, np.ndarray):
+            ends = np.cumsum([len(entry) for entry in values])
+            return np.split(inner, ends[:-1])
     return values.to_pylist()
 
 
 def _value(value: Any) -> Any:
     if isinstance(value, np.ndarray):
         return torch.from_numpy(value.copy())
+    if isinstance(value, np.generic):
+        return torch.from_numpy(np.asarray(value).copy())
     if isinstance(value, list) and value and not isinstance(value[0], str | bytes | dict | type(None)):
         return torch.as_tensor(np.asarray(value))
     if value is None:
         raise ValueError("a value is missing (null)")
-    return value.item() if isinstance(value, np.generic) else value
+    return value

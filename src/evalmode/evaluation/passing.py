@@ -12,12 +12,13 @@ import torch
 from numpy.typing import NDArray
 
 from evalmode.errors import BatchError, EvalmodeError, ModelRunError
+from evalmode.evaluation.devices import out_of_memory
 from evalmode.evaluation.groups import Group, Lost
 from evalmode.evaluation.keeping import Keeping
 from evalmode.evaluation.labels import Labels, lone_input, without_columns
 from evalmode.evaluation.progress import Tracker
 from evalmode.evaluation.reading import Reader, Reading, row_alone
-from evalmode.evaluation.running import Runner, out_of_memory
+from evalmode.evaluation.running import Runner
 from evalmode.evaluation.split import Split, checked_split, default_split
 from evalmode.observe.tree import map_tensors
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -11,22 +10,22 @@ import torch
 from torch import nn
 
 from evalmode.errors import NotAModuleError, UsageError
+from evalmode.evaluation.devices import give_memory_back, moved, on_device, out_of_memory
 from evalmode.evaluation.groups import LARGEST, shape_of
 from evalmode.evaluation.outputs import main_output
 from evalmode.mode.derived import staleness_unchecked
 from evalmode.mode.streams import StreamHold, hold_streams, release_streams
 from evalmode.mode.switch import evaluating
 from evalmode.observe.batching import BatchAxis, find_batch_axis, select_samples
-from evalmode.observe.tree import leaves, map_leaves, map_tensors, same_bits, tensor_leaves
+from evalmode.observe.tree import leaves, map_leaves, same_bits, tensor_leaves
 from evalmode.predictor.calling import call
 from evalmode.predictor.module_backed import ModulePredictor
 from evalmode.predictor.optimized import OptimizedPredictor
 from evalmode.predictor.protocol import Predictor
 
-__all__ = ["Runner", "model_device", "on_device", "out_of_memory", "runner_for", "usable_device"]
+__all__ = ["Runner", "runner_for"]
 
 _ACTIVATION_BYTES = {"cpu": 1 << 30, "cuda": 16 << 30}
-_SHORT = ("out of memory", "can't allocate memory", "not enough memory", "cannot allocate memory")
 
 
 class Runner:
@@ -158,7 +157,7 @@ class ModuleRunner(Runner):
 
     def shrink(self, inputs: Any) -> bool:
         """Halve the executions; once some have run, only to a size at which the first group has the same bits."""
-        _free(self.device)
+        give_memory_back(self.device)
         current = max(self.sizes, default=min(self.most, max(self.known.values(), default=LARGEST)))
         size = current // 2
         while size >= 1:
@@ -172,7 +171,7 @@ class ModuleRunner(Runner):
             except Exception as error:
                 if not out_of_memory(error):
                     raise
-                _free(self.device)
+                give_memory_back(self.device)
                 size //= 2
                 continue
             self.most = size
@@ -207,6 +206,7 @@ class PlanRunner(Runner):
         self.sizes = set(predictor.execution_sizes)
         largest = max(self.sizes) * max(predictor.plan.configurations[-1].streams, 1)
         self.size = largest * max(1, 64 // largest)
+        self.step: int | None = None
         if not predictor.plan.stable:
             self.exact = False
             self.notes.append("the plan was made with stable=False: bits may depend on what runs together")
@@ -218,7 +218,27 @@ class PlanRunner(Runner):
             yield
 
     def outputs(self, inputs: Any) -> Any:
-        return self.predictor.predict(moved(inputs, self.device))
+        inputs = moved(inputs, self.device)
+        axis = find_batch_axis(inputs) if self.step is not None else ""
+        if self.step is None or isinstance(axis, str):
+            return self.predictor.predict(inputs)
+        step = self.step
+        starts = range(0, axis.size, step)
+        parts = [
+            self.predictor.predict(select_samples(inputs, axis, range(start, min(start + step, axis.size))))
+            for start in starts
+        ]
+        return joined(parts, step)
+
+    def shrink(self, inputs: Any) -> bool:
+        """Hand over fewer samples at once, down to the plan's smallest execution: all of them are of one class."""
+        give_memory_back(self.device)
+        smaller = [size for size in self.predictor.execution_sizes if size < (self.step or self.size or LARGEST)]
+        if not smaller or not self.exact:
+            return False
+        self.step = smaller[-1]
+        self.notes.append(f"out of memory: {self.step} samples at a time were handed to the plan")
+        return True
 
 
 def runner_for(
@@ -273,65 +293,6 @@ def joined(parts: list[Any], size: int) -> Any:
     return map_leaves(at, parts[0])
 
 
-def moved(tree: Any, device: torch.device) -> Any:
-    """The tree with its tensors on the device."""
-    if isinstance(tree, torch.Tensor):
-        return tree if tree.device == device else tree.to(device, non_blocking=True)
-    return map_tensors(lambda tensor: tensor.to(device, non_blocking=True), tree)
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """Whether an error, or its cause, says that memory ran out.
-
-    Example:
-        >>> out_of_memory(MemoryError()), out_of_memory(ValueError("no"))
-        (True, False)
-    """
-    seen: BaseException | None = error
-    while seen is not None:
-        if isinstance(seen, MemoryError | torch.OutOfMemoryError):
-            return True
-        if isinstance(seen, RuntimeError) and any(words in str(seen).lower() for words in _SHORT):
-            return True
-        seen = seen.__cause__
-    return False
-
-
-def model_device(module: nn.Module) -> torch.device:
-    """Where the model's first parameter or buffer lives; the CPU if it has none."""
-    for tensor in (*module.parameters(), *module.buffers()):
-        return tensor.device
-    return torch.device("cpu")
-
-
-def usable_device(device: str | torch.device) -> torch.device:
-    """`device`, if tensors can be made there.
-
-    Raises:
-        UsageError: there is no such device on this machine.
-    """
-    try:
-        chosen = torch.device(device)
-        torch.empty(0, device=chosen)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        there = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
-        raise UsageError(
-            f"device {str(device)!r} cannot be used: {str(error).splitlines()[0]}", expected=" or ".join(there)
-        ) from error
-    return chosen
-
-
-def on_device(module: nn.Module, device: str | torch.device | None) -> tuple[nn.Module, torch.device]:
-    """The model on the device: itself if it is there, else a moved copy."""
-    here = model_device(module)
-    if device is None:
-        return module, here
-    chosen = usable_device(device)
-    if chosen.type == here.type and chosen.index in {None, here.index}:
-        return module, here
-    return copy.deepcopy(module).to(chosen), chosen
-
-
 @contextlib.contextmanager
 def _own_streams() -> Iterator[None]:
     hold = StreamHold()
@@ -340,8 +301,3 @@ def _own_streams() -> Iterator[None]:
         yield
     finally:
         release_streams(hold)
-
-
-def _free(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.empty_cache()

@@ -15,6 +15,7 @@ from evalmode.certificate import SliceRecord
 from evalmode.errors import EvalmodeError, TaskError, UsageError
 from evalmode.evaluation.samples import Samples
 from evalmode.measure.metric import Aggregate, Metric
+from evalmode.measure.paired import holm
 from evalmode.measure.summary import metric_record
 
 __all__ = ["LEAST", "Cut", "cuts_of", "slice_records"]
@@ -95,7 +96,7 @@ def slice_records(
             record, p_value = _record(cut.by, name, chosen, samples, metrics, confidence, clusters)
             found.append((record, p_value))
     tested = [place for place, (_, p_value) in enumerate(found) if p_value is not None]
-    adjusted = _holm([p for _, p in found if p is not None])
+    adjusted = holm([p for _, p in found if p is not None])
     records = [record for record, _ in found]
     for place, p_value in zip(tested, adjusted, strict=True):
         records[place] = _replaced(records[place], p_value)
@@ -193,16 +194,6 @@ def _welch(part: NDArray[np.float64], rest: NDArray[np.float64]) -> float:
         error**2 / (len(values) - 1) for error, values in zip(errors, (part, rest), strict=True)
     )
     return float(2 * t.sf(abs(means[0] - means[1]) / math.sqrt(variance), freedom))
-
-
-def _holm(p_values: Sequence[float]) -> list[float]:
-    """Source: Holm, "A simple sequentially rejective multiple test procedure", Scand. J. Stat. 6 (1979)."""
-    adjusted = [0.0] * len(p_values)
-    largest = 0.0
-    for rank, place in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
-        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[place]))
-        adjusted[place] = largest
-    return adjusted
 
 
 def _named(name: str, what: Any) -> Cut:

@@ -12,8 +12,9 @@ import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset, default_collate
 
 from evalmode.errors import TaskError
+from evalmode.evaluation.batches import loaded_apart
 from evalmode.evaluation.loader_checks import refuse_repeating, require_apart
-from evalmode.observe.tree import describe
+from evalmode.observe.tree import describe, map_leaves
 
 __all__ = ["Source", "source_of"]
 
@@ -37,6 +38,16 @@ class Source:
     own_collate: bool = False
     notes: tuple[str, ...] = ()
     dataset: Any = field(repr=False, default=None)
+
+    def sample(self, place: int) -> Any:
+        """One sample, read on evaluation's own random streams; None where it cannot be read."""
+        if self.rows is not None:
+            return map_leaves(lambda _, leaf: leaf[0], self.rows(range(place, place + 1)))
+        fetch = self.fetch
+        try:
+            return None if fetch is None else loaded_apart(lambda: [fetch(place)])[0]
+        except Exception:  # noqa: BLE001 - a decoder of the user's may raise anything; without it there is no picture
+            return None
 
 
 def source_of(data: Any) -> Source:

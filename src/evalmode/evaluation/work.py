@@ -19,7 +19,7 @@ from evalmode.evaluation import whole_metrics
 from evalmode.evaluation.batches import batch_length, batches_from
 from evalmode.evaluation.choice import chosen_metrics, refuse_equal_names
 from evalmode.evaluation.figures import (
-    calibration,
+    calibration_of,
     confusion_of,
     data_digest,
     metrics_of,
@@ -29,11 +29,12 @@ from evalmode.evaluation.figures import (
 from evalmode.evaluation.groups import Group, Lost
 from evalmode.evaluation.identity import data_identity, described, model_identity
 from evalmode.evaluation.journal import Journal
-from evalmode.evaluation.keeping import CONFIDENCE, Keeping
+from evalmode.evaluation.keeping import Keeping
 from evalmode.evaluation.labels import Labels, inputs_named
 from evalmode.evaluation.loading import Loading
 from evalmode.evaluation.options import Options
 from evalmode.evaluation.passing import Pass
+from evalmode.evaluation.pictures import picture_of
 from evalmode.evaluation.predictions import write_predictions
 from evalmode.evaluation.progress import OnProgress, Tracker, shown
 from evalmode.evaluation.reading import Reader
@@ -75,10 +76,11 @@ class Work:
         keep_scores = bool(options.keep_predictions) or bool(self.whole)
         self.reader = Reader(options.prediction, chosen_metrics(rest), options.loss, keep_scores=keep_scores)
         self.notes: list[str] = []
+        self.source: Source | None = None
 
     def result(self, progress: bool | OnProgress) -> Evaluation:
         """The evaluation."""
-        source = source_of(self.data) if self.options.exact else None
+        source = self.source = source_of(self.data) if self.options.exact else None
         if source is not None:
             self._require_end(source)
             self.labels.require_length(source.samples)
@@ -205,8 +207,8 @@ class Work:
             bad=keeping.listed(),
             slices=slice_records(self.cuts, samples, tuple(metrics.values()), confidence, clusters),
             confusion=confusion_of(samples),
-            calibration=self._calibration(samples),
-            worst=self._worst(metrics, samples),
+            calibration=calibration_of(samples),
+            worst=self._worst(metrics, samples, keeping),
             notes=tuple(dict.fromkeys((*self.notes, *self.runner.notes, *work.notes, *said))),
             seconds=time.perf_counter() - self.started,
         )
@@ -226,16 +228,16 @@ class Work:
             return None
         return samples.columns[groups if isinstance(groups, str) else "groups"]
 
-    def _calibration(self, samples: Samples) -> Any:
-        confidence, target, answers = samples.columns.get(CONFIDENCE), samples.target, samples.prediction
-        if confidence is None or target is None or answers is None or not np.isfinite(confidence).all():
-            return ()
-        if target.size != len(samples) or answers.shape != (len(samples),) or answers.dtype.kind == "f":
-            return ()
-        return calibration(confidence, answers == target.reshape(-1))
+    def _worst(self, metrics: dict[str, Metric], samples: Samples, keeping: Keeping) -> tuple[SampleRecord, ...]:
+        positions = np.sort(keeping.done)
+        source = self.source
 
-    def _worst(self, metrics: dict[str, Metric], samples: Samples) -> tuple[SampleRecord, ...]:
-        return worst_samples(metrics, samples)
+        def picture(place: int) -> str:
+            if source is None or (source.fetch is None and source.rows is None):
+                return ""
+            return picture_of(source.sample(int(positions[place])))
+
+        return worst_samples(metrics, samples, picture)
 
     def _kept(self, evaluation: Evaluation) -> Evaluation:
         where = self.options.keep_predictions

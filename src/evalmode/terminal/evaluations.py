@@ -11,7 +11,7 @@ from rich.text import Text
 from evalmode.certificate import EvaluationRecord, MetricRecord, SliceRecord
 from evalmode.terminal.layout import Look, displayable, duration, ends, entry, look, plural, render
 
-__all__ = ["evaluation_lines", "evaluation_text"]
+__all__ = ["evaluation_lines", "evaluation_text", "metric_texts"]
 
 _SLICES = 12  # shown; the record has all
 
@@ -63,7 +63,7 @@ def _slice_lines(slices: Sequence[SliceRecord], shape: Look) -> list[Text]:
     ]
     width = min(max((cell_len(name) for name in names[:_SLICES]), default=0), max(shape.width - 50, 12))
     for name, part in list(zip(names, slices, strict=True))[:_SLICES]:
-        value, between = _metric_texts(part.metrics[0]) if part.metrics else ("-", "")
+        value, between = metric_texts(part.metrics[0]) if part.metrics else ("-", "")
         tail = [between.ljust(14), plural(part.samples, "sample", "samples")]
         if part.p_value is not None:
             tail.append(f"p {part.p_value:.2g}" if part.p_value >= 1e-4 else "p < 0.0001")
@@ -97,7 +97,7 @@ def evaluation_lines(record: EvaluationRecord, shape: Look) -> list[Text]:
         line.append(" " * max(column - cell_len(heading), 2) + interval, style="not bold dim")
     lines = [line]
     for metric in record.metrics:
-        value, between = _metric_texts(metric)
+        value, between = metric_texts(metric)
         if between and (common is None or not two_columns):
             between = f"{between} ({100 * metric.confidence:g} %)"
         count = f"{metric.count:,} of {metric.total:,}" if metric.count is not None else ""
@@ -115,7 +115,7 @@ def evaluation_lines(record: EvaluationRecord, shape: Look) -> list[Text]:
     return lines
 
 
-def _metric_texts(metric: MetricRecord) -> tuple[str, str]:
+def metric_texts(metric: MetricRecord) -> tuple[str, str]:
     """The value and its interval, both with as many decimals as the interval's width makes meaningful."""
     scale, unit = (100.0, " %") if metric.count is not None else (1.0, "")
     if metric.low is None or metric.high is None:

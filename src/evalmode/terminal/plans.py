@@ -10,7 +10,7 @@ from rich.text import Text
 from evalmode.certificate import OptimizationRecord, PlanRecord
 from evalmode.terminal.layout import Look, duration, entry, look, plural, render
 
-__all__ = ["plan_lines", "plans_text"]
+__all__ = ["byte_size", "plan_cell", "plan_lines", "plans_text"]
 
 _UNITS = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
 _NAME = 22
@@ -54,7 +54,7 @@ def plan_lines(record: OptimizationRecord, shape: Look, *, full: bool = False) -
         if plan.speedup is None:
             lines += entry(prefix, _NAME + 2, plan.reason or plan.outcome, shape, style="dim")
             continue
-        prefix.append("".join(f"{_cell(plan, name):>{_WIDTHS[name]}}" for name in columns))
+        prefix.append("".join(f"{plan_cell(plan, name):>{_WIDTHS[name]}}" for name in columns))
         tail = _tail(plan, chosen)
         if tail and cell_len(prefix.plain) + 2 + len(tail) <= shape.width:
             lines.append(Text.assemble(prefix, (f"  {tail}", "dim")))
@@ -83,7 +83,8 @@ def _columns(record: OptimizationRecord, width: int, *, full: bool) -> list[str]
     return [name for name in known if name in kept]
 
 
-def _cell(plan: PlanRecord, column: str) -> str:
+def plan_cell(plan: PlanRecord, column: str) -> str:
+    """What a plan has in a column of the table; empty where it was not measured."""
     if column == "samples/s":
         rate = plan.samples_per_second
         return "" if rate is None else f"{rate:,.0f}" if rate >= 100 else f"{rate:.3g}"
@@ -92,7 +93,7 @@ def _cell(plan: PlanRecord, column: str) -> str:
     if column == "error":
         return "" if plan.error is None else f"{plan.error:.{1 if plan.error < 100 else 0}f}x"
     if column == "peak memory":
-        return _size(plan.peak_bytes)
+        return byte_size(plan.peak_bytes)
     return duration(plan.build_seconds) if plan.build_seconds else ""
 
 
@@ -117,7 +118,13 @@ def _best_of_each(plans: Sequence[PlanRecord]) -> list[PlanRecord]:
     return [plan for plan in best.values() if not plan.speedup or plan in shown]
 
 
-def _size(count: int | None) -> str:
+def byte_size(count: int | None) -> str:
+    """A number of bytes for people; empty where it is not known.
+
+    Example:
+        >>> byte_size(4_600_000)
+        '4.6 MB'
+    """
     if count is None:
         return ""
     for unit, name in _UNITS:
