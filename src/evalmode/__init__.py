@@ -19,9 +19,13 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from evalmode.certificate import Certificate as Certificate
+    from evalmode.certification.retest import verify as verify
+    from evalmode.certification.retested import Verification as Verification
     from evalmode.certification.whole_way import certify as certify
     from evalmode.checking.runner import CheckReport as CheckReport
     from evalmode.checking.runner import check as check
+    from evalmode.evaluation.comparison import Comparison as Comparison
+    from evalmode.evaluation.comparison import compare as compare
     from evalmode.evaluation.evaluator import evaluate as evaluate
     from evalmode.evaluation.result import Evaluation as Evaluation
     from evalmode.mode.freeze import freeze as freeze
@@ -38,12 +42,15 @@ if TYPE_CHECKING:
 _HOMES = {
     "Certificate": "evalmode.certificate",
     "CheckReport": "evalmode.checking.runner",
+    "Comparison": "evalmode.evaluation.comparison",
     "Evaluation": "evalmode.evaluation.result",
     "Predictor": "evalmode.predictor.protocol",
     "Task": "evalmode.task.definition",
     "Tolerance": "evalmode.optimization.tolerance",
+    "Verification": "evalmode.certification.retested",
     "certify": "evalmode.certification.whole_way",
     "check": "evalmode.checking.runner",
+    "compare": "evalmode.evaluation.comparison",
     "evaluate": "evalmode.evaluation.evaluator",
     "evaluating": "evalmode.mode.switch",
     "freeze": "evalmode.mode.freeze",
@@ -52,6 +59,7 @@ _HOMES = {
     "optimize": "evalmode.optimization.optimizer",
     "refresh": "evalmode.optimization.optimizer",
     "unfreeze": "evalmode.mode.freeze",
+    "verify": "evalmode.certification.retest",
 }
 
 __all__ = [*sorted(_HOMES), "__version__"]  # noqa: PLE0604 - the table above is the one list of public names

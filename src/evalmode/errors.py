@@ -21,6 +21,7 @@
     │   ├── UnstableModelError               a sample's bits depend on its companions even at one fixed shape
     │   └── StalePredictorError              the model's weights are no longer those a predictor was built from
     ├── ArtifactError (ValueError)           an artifact cannot be written, read or trusted
+    │   └── OtherOutputsError                it gives other outputs here than where it was written
     ├── CertificateError (ValueError)        a certificate cannot be read or written
     ├── JournalError (RuntimeError)          a journal is in use, of another evaluation, damaged, or cannot be written
     ├── PredictionsError (ValueError)        a file of predictions cannot be written, read or trusted
@@ -52,6 +53,7 @@ __all__ = [
     "NonFiniteOutputError",
     "NotAModuleError",
     "OptimizationError",
+    "OtherOutputsError",
     "PatternError",
     "PredictionsError",
     "StalePredictorError",
@@ -173,6 +175,10 @@ class StalePredictorError(OptimizationError):
 
 class ArtifactError(EvalmodeError, ValueError):
     """An artifact cannot be written, read or trusted."""
+
+
+class OtherOutputsError(ArtifactError):
+    """An artifact gives other outputs here than where it was written."""
 
 
 class CertificateError(EvalmodeError, ValueError):

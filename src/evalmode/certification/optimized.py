@@ -20,7 +20,7 @@ from evalmode.optimization.optimizer import optimize
 from evalmode.predictor.optimized import OptimizedPredictor
 from evalmode.task import Task
 
-__all__ = ["agreement", "budget_of", "first_inputs", "not_optimized", "optimize_loaded", "with_plan"]
+__all__ = ["agreement", "budget_of", "first_inputs", "not_optimized", "optimize_loaded", "task_pairs", "with_plan"]
 
 BUDGET_S = 60.0
 ENVIRONMENT = "EVALMODE_BUDGET"
@@ -68,8 +68,7 @@ def optimize_loaded(
     data = metric = None
     notes = [f"built with the first batch of the {origin} data"]
     if tolerance == "task":
-        data = [_pair(task, batch) for batch in batches_from(task.data("test_data"), batch_size)]
-        metric = task.metrics[0] if isinstance(task.metrics, list | tuple) and task.metrics else None
+        data, metric = task_pairs(task, batch_size)
         notes.append("tolerance task: decisions and metric are held against plain on the test data")
     inputs = map_tensors(lambda tensor: tensor.to(target), inputs)
     fast = optimize(
@@ -87,6 +86,12 @@ def optimize_loaded(
     if fast.certificate is not None and task.name:
         fast.attach(msgspec.structs.replace(fast.certificate, subject=task.name))
     return fast, notes
+
+
+def task_pairs(task: Task, batch_size: int) -> tuple[list[Any], Any]:
+    """The pairs (inputs, target) and the metric that the tolerance "task" is held against."""
+    pairs = [_pair(task, batch) for batch in batches_from(task.data("test_data"), batch_size)]
+    return pairs, task.metrics[0] if isinstance(task.metrics, list | tuple) and task.metrics else None
 
 
 def first_inputs(task: Task, batch_size: int) -> tuple[Any, str]:

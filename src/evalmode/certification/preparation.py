@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,10 +13,19 @@ from evalmode.errors import NotAModuleError, TaskError
 from evalmode.evaluation.batches import Batches, batch_length, batches_from
 from evalmode.evaluation.devices import model_device, on_device, usable_device
 from evalmode.evaluation.split import TARGET_KEYS, checked_split, default_split
-from evalmode.observe.tree import map_tensors
+from evalmode.observe.tree import describe, map_tensors
 from evalmode.task import Task
 
-__all__ = ["as_task", "inputs_of", "model_device", "module_of", "on_device", "probe_inputs", "usable_device"]
+__all__ = [
+    "as_task",
+    "inputs_as_then",
+    "inputs_of",
+    "model_device",
+    "module_of",
+    "on_device",
+    "probe_inputs",
+    "usable_device",
+]
 
 PROBE_SAMPLES = 16
 
@@ -47,6 +57,19 @@ def probe_inputs(task: Task, batches: Batches | None, samples: int = PROBE_SAMPL
     cut = map_tensors(lambda tensor: tensor[:kept] if tensor.dim() and len(tensor) == length else tensor, inputs)
     counted = "first sample" if kept == 1 else f"first {kept} samples"
     return cut, f"probes: the {counted} of the {origin} data"
+
+
+def inputs_as_then(task: Task, described: str) -> Any:
+    """As many of the first samples of the data as a certificate was tested with, where they look as it says; else None.
+
+    `described` is the certificate's own word on them, such as `float32[8, 6]`.
+    """
+    counted = re.search(r"\[(\d+)", described)
+    data = task.data("test_data")
+    if counted is None or data is None or not (count := int(counted[1])):
+        return None
+    inputs, _ = probe_inputs(task, batches_from(data, count), count)
+    return inputs if describe(inputs) == described else None
 
 
 def as_task(model: nn.Module | Task, given: Mapping[str, Any]) -> Task:

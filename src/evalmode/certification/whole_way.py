@@ -38,7 +38,7 @@ from evalmode.observe.tree import map_tensors
 from evalmode.predictor.optimized import OptimizedPredictor
 from evalmode.task import Task
 
-__all__ = ["Progress", "certified", "certify", "check_task"]
+__all__ = ["Progress", "certified", "certify", "check_task", "evaluated", "record_beside_plain"]
 
 Progress = Callable[[str, int, int | None], object]
 
@@ -145,8 +145,8 @@ def certified(
             certificate, fast = _planned(certificate, task, module, given, batch_size, budget, on_progress)
         figures = (task, test_data, batch_size, limit, on_progress)
         with _left_as_found(module):
-            result = _evaluated(module, *figures)
-        answers = None if fast is None else _evaluated(fast, *figures)
+            result = evaluated(module, *figures)
+        answers = None if fast is None else evaluated(fast, *figures)
     if isinstance(result, NonFiniteOutputError):
         certificate, result = with_non_finite_outputs(certificate, result), None
     nothing = f"{'no test data: ' if batches is None else ''}nothing was evaluated"
@@ -155,7 +155,7 @@ def certified(
         certificate,
         subject=task.name or type(module).__name__,
         inferred=(*certificate.inferred, *said),
-        evaluation=None if result is None else _record(result, answers, fast),
+        evaluation=None if result is None else record_beside_plain(result, answers, fast),
         seconds=time.perf_counter() - started,
     )
     if fast is not None:
@@ -187,7 +187,7 @@ def _planned(
     return with_plan(certificate, fast), fast
 
 
-def _record(
+def record_beside_plain(
     result: Evaluation, optimized: Evaluation | NonFiniteOutputError | None, fast: OptimizedPredictor | None
 ) -> EvaluationRecord:
     """The figures of the plan that runs, and on how many samples the plain model gives the same answer."""
@@ -271,7 +271,7 @@ def _checked(module: nn.Module, inputs: Any, options: dict[str, Any], *, mended:
     return with_mended(certificate, again.certificate)
 
 
-def _evaluated(
+def evaluated(
     model: nn.Module | OptimizedPredictor,
     task: Task,
     data: Any,

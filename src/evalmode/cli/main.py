@@ -20,7 +20,20 @@ EPILOG = (
     "Exit status: 0 every clause is kept, 1 something is broken, 2 the command or the task is wrong. "
     "Results go to standard output, progress and errors to standard error."
 )
-COMMANDS = ("card", "certify", "check", "evaluate", "explain", "init", "inspect", "optimize", "predict", "report")
+COMMANDS = (
+    "card",
+    "certify",
+    "check",
+    "compare",
+    "evaluate",
+    "explain",
+    "init",
+    "inspect",
+    "optimize",
+    "predict",
+    "report",
+    "verify",
+)
 _INTERRUPTED, _BROKEN_PIPE = 130, 141  # 128 + the signal's number, as shells count
 _DEFECT = 70  # EX_SOFTWARE of sysexits.h: no verdict on the model
 

@@ -31,6 +31,7 @@ from evalmode.errors import (
     EvalmodeWarning,
     MissingExtraError,
     OptimizationError,
+    OtherOutputsError,
 )
 from evalmode.observe.fingerprint import digest_of, environment_record
 from evalmode.predictor.artifact_file import read_sections, write_sections
@@ -88,7 +89,7 @@ def load(
 
     Raises:
         ArtifactError: the file is damaged, foreign or newer; it brings native code, which was not allowed; this machine
-            cannot run it; or it gives other outputs here.
+            cannot run it; or it gives other outputs here (`OtherOutputsError`).
         MissingExtraError: its back end is not installed.
 
     Example:
@@ -233,7 +234,7 @@ def _restored(
         raise ArtifactError(f"the payload of {shown} cannot be run: {_first_line(error)}") from error
     if wrong:
         predictor.close()
-        raise ArtifactError(
+        raise OtherOutputsError(
             f"{shown} does not do here what it did where it was written: {wrong}",
             expected="the same bits" if here else "outputs within rounding, and the same bits in any batch",
             fix="optimise the model on this machine",

@@ -16,7 +16,7 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
-__all__ = ["Look", "displayable", "duration", "ends", "entry", "look", "plural", "render"]
+__all__ = ["Look", "displayable", "duration", "ends", "entry", "look", "one_line", "plural", "render"]
 
 GAP = "   "
 _WIDEST, _NARROWEST = 100, 20
@@ -101,6 +101,16 @@ def displayable(text: str, *, unicode: bool = True) -> str:
     text = text.replace("\r\n", "\n").replace("\t", "    ").replace("\N{NO-BREAK SPACE}", " ")
     text = "".join(char if char.isprintable() or char == "\n" else _escaped(char) for char in text)
     return text if unicode else text.translate(_PLAIN).encode("ascii", "backslashreplace").decode("ascii")
+
+
+def one_line(text: str, shape: Look) -> str:
+    r"""A name that others gave, as it can stand inside a line.
+
+    Example:
+        >>> one_line("my\n metric", Look())
+        'my metric'
+    """
+    return " ".join(displayable(text, unicode=shape.unicode).split())
 
 
 def duration(seconds: float) -> str:

@@ -1,0 +1,119 @@
+"""What is compared, brought into one form: results are taken, files are read, models are evaluated on the same data."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from evalmode.errors import ComparisonError, UsageError
+from evalmode.evaluation.evaluator import evaluate
+from evalmode.evaluation.result import Evaluation
+from evalmode.predictor.artifact import load
+from evalmode.predictor.artifact_file import MAGIC
+from evalmode.predictor.protocol import Predictor
+from evalmode.task import Task
+
+__all__ = ["contestants"]
+
+_EXPECTED = "an Evaluation, the Parquet file of its predictions, or a model with data="
+
+
+def contestants(
+    given: Sequence[Any], data: object, names: Sequence[str] | None, options: Mapping[str, Any]
+) -> dict[str, Evaluation]:
+    """Results by the label that is shown of each: the names that were given, or what the results are of.
+
+    Parameters: `options` are those of `evaluate`, for what has to be evaluated first.
+
+    Raises:
+        ComparisonError: a model was given without data.
+        UsageError: something else was given, or names that do not fit.
+    """
+    if names is not None and (len(names) != len(given) or len(set(names)) != len(names)):
+        raise UsageError(f"names is {list(names)!r}", expected=f"{len(given)} different names", fix="leave names out")
+    results = [_result(one, data, options) for one in given]
+    if options and not any(_is_model(one) for one in given):
+        raise UsageError(
+            f"{', '.join(f'{name}=' for name in options)} beside results that are evaluated already",
+            expected="these options where models are evaluated",
+            fix="leave them out",
+        )
+    labels = list(names) if names is not None else _labels([_label(*pair) for pair in zip(given, results, strict=True)])
+    return dict(zip(labels, results, strict=True))
+
+
+def _is_model(given: object) -> bool:
+    return isinstance(given, nn.Module | Predictor | Task) or _is_artifact(given)
+
+
+def _is_artifact(given: object) -> bool:
+    if not isinstance(given, str | os.PathLike):
+        return False
+    path = Path(given)
+    if not path.is_file():
+        return path.suffix == ".evalmode"
+    with path.open("rb") as file:
+        return file.read(len(MAGIC)) == MAGIC
+
+
+def _result(given: Any, data: object, options: Mapping[str, Any]) -> Evaluation:
+    if isinstance(given, Evaluation):
+        return given
+    if not _is_model(given):
+        if isinstance(given, str | os.PathLike):
+            return Evaluation.load(given)
+        raise UsageError(f"compare got {_named(given)}", expected=_EXPECTED, fix="evalmode.compare(a, b)")
+    if data is None and (not isinstance(given, Task) or given.test_data is None):
+        raise ComparisonError(
+            f"{_named(given)} was given without data to evaluate it on",
+            expected=_EXPECTED,
+            fix="evalmode.compare(model_a, model_b, data=data)",
+        )
+    if isinstance(data, Task):
+        options = {**_parts(data, given), **options}
+        data = data.data("test_data")
+    if isinstance(given, nn.Module | Predictor | Task):
+        return evaluate(given, data, **options)
+    predictor = load(given)
+    try:
+        return evaluate(predictor, data, **options)
+    finally:
+        predictor.close()
+
+
+def _parts(task: Task, given: object) -> dict[str, Any]:
+    """How the task of the data reads and judges it; how a model is called is its own affair where it has a way."""
+    names = ["split", "prediction", "metrics", "loss"]
+    if isinstance(given, nn.Module):
+        names.append("forward")
+    return {name: getattr(task, name) for name in names if getattr(task, name) is not None}
+
+
+def _named(given: object) -> str:
+    return f"the class {given.__name__}" if isinstance(given, type) else f"{given!r:.40} ({type(given).__name__})"
+
+
+def _label(given: object, result: Evaluation) -> str:
+    if isinstance(given, str | os.PathLike):
+        return Path(given).stem
+    return result.subject or (type(given).__name__ if not isinstance(given, Evaluation) else "result")
+
+
+def _labels(wanted: Sequence[str]) -> list[str]:
+    """Labels of their own for each: those that occur twice are numbered.
+
+    Example:
+        >>> _labels(["net", "net", "other"])
+        ['net (1)', 'net (2)', 'other']
+    """
+    labels = []
+    for place, label in enumerate(wanted):
+        twice = wanted.count(label) > 1
+        labels.append(f"{label} ({wanted[: place + 1].count(label)})" if twice else label)
+    return (
+        labels if len(set(labels)) == len(labels) else [f"{label} ({place})" for place, label in enumerate(wanted, 1)]
+    )

@@ -1,0 +1,101 @@
+"""`evalmode compare`: the block, the exit status, JSON, and what it says of wrong use."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from evalmode.cli.main import main
+
+DATA = """
+import torch
+from torch import nn
+
+class Scores(nn.Module):
+    def __init__(self, noise):
+        super().__init__()
+        self.noise = noise
+
+    def forward(self, x):
+        return x + self.noise * x.roll(1, 1)
+
+def model():
+    return Scores({noise})
+
+def test_data():
+    generator = torch.Generator().manual_seed(3)
+    target = torch.arange(120) % 3
+    return nn.functional.one_hot(target, 3) + 0.6 * torch.randn(120, 3, generator=generator), target
+"""
+
+
+@pytest.fixture
+def folder(task_folder):
+    """Tasks of a good and a bad model on the same data, and their kept predictions."""
+    import evalmode
+    from evalmode.task import load_task
+
+    for name, noise in (("good", 0.0), ("bad", 0.9)):
+        Path(f"{name}.py").write_text(DATA.replace("{noise}", str(noise)), encoding="utf-8")
+        evalmode.evaluate(load_task(f"{name}.py"), keep_predictions=f"{name}.parquet", progress=False)
+    return task_folder
+
+
+def test_worse_ends_with_1_and_better_with_0(folder, capsys):
+    assert main(["compare", "good.parquet", "bad.parquet"]) == 1
+    shown = capsys.readouterr()
+    lines = shown.out.splitlines()
+    assert lines[:2] == ["A  good.parquet", "B  bad.parquet"]
+    assert lines[-1].startswith("B WORSE  in accuracy")
+    assert "now wrong" in shown.out and "120 samples" in shown.out
+    assert max(map(len, lines)) <= 80 and "\x1b" not in shown.out and shown.err == ""
+    assert main(["compare", "bad.parquet", "good.parquet"]) == 0
+    assert "B BETTER  in accuracy" in capsys.readouterr().out
+
+
+def test_a_model_beside_itself_shows_no_difference(folder, capsys):
+    assert main(["compare", "good.parquet", "good.parquet", "--metric", "accuracy"]) == 0
+    shown = capsys.readouterr().out
+    assert "A  good (1)" in shown and "NO DIFFERENCE SHOWN  in accuracy" in shown and "1.000" in shown
+
+
+def test_tasks_are_evaluated_on_the_data_first(folder, capsys):
+    assert main(["compare", "good.py", "bad.py", "--data", "good.py", "--format", "json"]) == 1
+    evaluated = json.loads(capsys.readouterr().out)
+    assert main(["compare", "good.parquet", "bad.parquet", "--format", "json"]) == 1
+    kept = json.loads(capsys.readouterr().out)
+    assert evaluated["effects"][0]["flipped"] == kept["effects"][0]["flipped"]
+    assert [effect["effect"] for effect in evaluated["effects"]] == [effect["effect"] for effect in kept["effects"]]
+    assert evaluated["models"] == ["good.py", "bad.py"] and evaluated["ok"] is False
+    assert main(["compare", "good.py", "bad.parquet"]) == 1, "a task has data of its own"
+
+
+def test_a_margin_that_is_kept_is_no_loss(folder, capsys):
+    assert main(["compare", "good.parquet", "bad.parquet", "--metric", "accuracy", "--margin", "0.9"]) == 0
+    assert "margin 90 points: equivalent" in capsys.readouterr().out
+    narrow = ["--margin", "accuracy=0.9", "--margin", "log loss=0.0001"]
+    assert main(["compare", "good.parquet", "bad.parquet", *narrow]) == 1
+    assert "margin 0.0001: neither" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["good.parquet"], "was given one model"),
+        (["good.parquet", "missing.parquet"], "missing.parquet"),
+        (["good.parquet", "missing.py"], "missing.py"),
+        (["good.parquet", "good.parquet", "--metric", "f2"], "has kept no metric 'f2'"),
+        (["good.parquet", "good.parquet", "--margin", "wide"], "--margin 'wide' cannot be read"),
+        (["good.parquet", "good.parquet", "--margin", "0.1", "--margin", "0.2"], "stands beside others"),
+        (["good.parquet", "good.parquet", "--margin", "-1"], "the margin of"),
+        (["good.parquet", "good.parquet", "--confidence", "95"], "confidence is 95"),
+        (["good.parquet", "good.parquet", "--groups", "ward"], "no column 'ward'"),
+        (["good.parquet", "task.py"], "other samples"),
+        (["task.py:model", "good.parquet"], "without data"),
+    ],
+)
+def test_misuse_ends_with_2_and_says_what_is_wrong(folder, capsys, arguments, said):
+    assert main(["compare", *arguments]) == 2
+    shown = capsys.readouterr()
+    assert said in shown.err
+    assert shown.out == ""
