@@ -32,6 +32,7 @@ def read_batch(source: str, signature: Signature | None) -> Any:
         BatchError: names, dtypes or shapes do not fit the signature.
     """
     tensors = _read(source)
+    source = "standard input" if source == "-" else source
     if signature is None:
         return tensors
     wanted = {spec.name: spec for spec in signature.inputs}
@@ -125,10 +126,10 @@ def _from_json(text: str, source: str) -> Any:
     try:
         value = json.loads(text)
     except json.JSONDecodeError as error:
-        raise UsageError(f"{source} is no JSON: {error}", expected="[[1.0, 2.0], ...] or {{name: [...]}}") from error
+        raise UsageError(f"{source} is no JSON: {error}", expected="[[1.0, 2.0], ...] or {name: [...]}") from error
     try:
         return {str(k): torch.tensor(v) for k, v in value.items()} if isinstance(value, dict) else torch.tensor(value)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RuntimeError) as error:  # RuntimeError: null, and numbers beyond 64 bits
         raise UsageError(f"{source} holds no tensor: {error}", expected="lists of numbers of equal lengths") from error
 
 
@@ -136,13 +137,14 @@ def _typed(tensor: Tensor, spec: TensorSpec, source: str) -> Tensor:
     if tensor.dtype == spec.dtype:
         return tensor
     cast = tensor.to(spec.dtype)
-    rounded_text = source == "-" or source.endswith(".json")  # JSON has one kind of number
+    rounded_text = source == "standard input" or source.endswith(".json")  # JSON has one kind of number
     unchanged = bool(((cast.to(tensor.dtype) == tensor) | tensor.isnan()).all())
     if unchanged or (rounded_text and tensor.is_floating_point() and cast.is_floating_point()):
         return cast
     raise BatchError(
         f"{spec.name} of {source} is {str(tensor.dtype).removeprefix('torch.')}, and values would change",
         expected=str(spec),
+        fix=f"convert it first: array.astype({str(spec.dtype).removeprefix('torch.')!r})",
     )
 
 

@@ -97,6 +97,10 @@ def program_of(
     tensors = tuple(tensor.detach().clone() for tensor in inputs.flatten(batch))  # a model may write into them
     if not tensors:
         raise BatchError("the batch holds no tensor", expected="at least one tensor")
+    if all(tensor.dim() and not tensor.shape[0] for tensor in tensors):
+        raise BatchError(
+            "the batch holds no sample", expected="inputs like those that will come, of one sample or more"
+        )
     found = find_batch_axis(batch, batch_axis)
     copied = copied_for_evaluation(model)
     if not copied.problem:
