@@ -9,9 +9,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import evalmode
 from evalmode.backends.backend import Backend, Chunk, Executor
 from evalmode.backends.configuration import Configuration
 from evalmode.backends.program import Program
+from evalmode.errors import ModelRunError
 from evalmode.observe.fingerprint import fingerprint
 from evalmode.optimization.exporting import program_of
 from evalmode.optimization.judge import Judge, judge_of
@@ -222,3 +224,18 @@ def test_judging_is_prepared_once_and_only_for_what_is_in_front() -> None:
     assert slower._judge is None
     assert outcomes(slower)["openvino fp32"] == UNTESTED
     assert search_of(clock).trials == []
+
+
+def test_a_batch_size_that_the_model_refuses_is_named() -> None:
+    class UpToTwenty(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(6, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            if len(x) > 20:
+                raise ValueError("too many")
+            return self.layer(x)
+
+    with pytest.raises(ModelRunError, match="a batch of 64: ValueError: too many"):
+        evalmode.optimize(UpToTwenty().eval(), torch.randn(8, 6), batch_sizes=[8, 64], backends=["eager"], budget_s=5)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+from evalmode.errors import ModelRunError
 from evalmode.optimization.race import Race
 from evalmode.optimization.subject import Subject
 from evalmode.optimization.trial import FAILED, Trial
@@ -35,11 +36,22 @@ class Contest:
     _race: Race = field(default_factory=lambda: Race({}, keep=(PLAIN,)))
 
     def prepare(self) -> None:
-        """Batches of the callers' sizes, and how often each is run so that all weigh alike."""
+        """Batches of the callers' sizes, and how often each is run so that all weigh alike.
+
+        Raises:
+            ModelRunError: the model fails at one of these sizes.
+        """
         for size in self.subject.sizes:
             self._batches[size] = self.subject.batch(size)
             run = self.subject.plain(size)
-            run()
+            try:
+                run()
+            except Exception as error:
+                raise ModelRunError(
+                    f"the model fails on a batch of {size}: {type(error).__name__}: {error}",
+                    expected="a model that takes the batch sizes of its callers",
+                    fix="batch_sizes=[...]   # those that it takes",
+                ) from error
             begin = self.clock()
             run()
             self.plain_seconds[size] = max(self.clock() - begin, 1e-9)
