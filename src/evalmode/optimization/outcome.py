@@ -50,6 +50,7 @@ def predictor_of(search: Search, model: nn.Module, objective: str, known: Cached
 
 def resume(search: Search, known: CachedPlan) -> bool:
     """Build a plan that an earlier search chose, and put it through the gate again. False where it no longer holds."""
+    search.plain_peak = known.record.plans[0].peak_bytes
     if not known.configurations:
         search.contest.plain_seconds = _by_size(known.record.plans[0].seconds)
         return True
