@@ -36,6 +36,7 @@ def inspect_file(
     from evalmode.cli.printing import print_text
     from evalmode.predictor.artifact import inspect_artifact
     from evalmode.terminal.artifacts import artifact_text
+    from evalmode.terminal.plans import byte_size
 
     manifest = inspect_artifact(artifact)
     if output_format is InspectFormat.JSON:
@@ -43,7 +44,7 @@ def inspect_file(
         raise typer.Exit(0)
     plan = manifest.plan
     rows = [
-        ("file", f"{artifact}  {artifact.stat().st_size / 1e6:.1f} MB, written by evalmode {manifest.written_by}"),
+        ("file", f"{artifact}  {byte_size(artifact.stat().st_size)}, written by evalmode {manifest.written_by}"),
         ("plan", f"{plan}{f', in place of {manifest.instead_of}' if manifest.instead_of else ''}"),
         ("takes", str(plan.signature)),
         ("gives", ", ".join(described(tensor) for tensor in plan.outputs)),

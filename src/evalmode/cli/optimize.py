@@ -100,7 +100,7 @@ def optimize_task(
     from evalmode.cli.printing import Progress, print_json, print_text, saved_artifact, say, users_code, writable_folder
     from evalmode.fresh_process import load_seeded
     from evalmode.terminal import duration
-    from evalmode.terminal.plans import plans_text
+    from evalmode.terminal.plans import byte_size, plans_text
 
     defaults = Defaults(settings_for(task))
     reference = defaults.target(task, "optimize")
@@ -129,5 +129,5 @@ def optimize_task(
     if output_format is PlanFormat.JSON and fast.certificate is not None:
         print_json(fast.certificate)
     elif record is not None:
-        print_text(f"{plans_text(record)}\n\n{saved}  {saved.stat().st_size / 1e6:.1f} MB, {duration(record.seconds)}")
+        print_text(f"{plans_text(record)}\n\n{saved}  {byte_size(saved.stat().st_size)}, {duration(record.seconds)}")
     raise typer.Exit(0)

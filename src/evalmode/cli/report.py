@@ -29,9 +29,10 @@ def report_of(
     from evalmode.cli.printing import print_text
     from evalmode.cli.result_files import read_results
     from evalmode.report.page import write_report
+    from evalmode.terminal.plans import byte_size
 
     certificate, evaluations = read_results(files, "report")
     title = evaluations[0].subject if certificate is None and evaluations else ""
     page = write_report(out or files[0].parent / "report.html", certificate, evaluations, title=title)
-    print_text(f"{page}  {page.stat().st_size / 1e6:.2f} MB")
+    print_text(f"{page}  {byte_size(page.stat().st_size)}")
     raise typer.Exit(0)
