@@ -86,16 +86,19 @@ def test_the_python_lines_of_the_readme_run(line: str, tmp_path: Path) -> None:
     setup = f"""
 import sys
 sys.path.insert(0, {str(ROOT / "docs")!r})
-import evalmode, functools, torch
+import copy, evalmode, functools, torch
 from net import images
 model, batch = torch.nn.Sequential(torch.nn.Flatten()), images(8)
 model.stem = torch.nn.Linear(64, 10)
 model.drop = torch.nn.Dropout()
+other = copy.deepcopy(model)
 data = torch.utils.data.TensorDataset(images(16), torch.arange(16) % 10)
 evalmode.optimize = functools.partial(evalmode.optimize, backends=["openvino", "eager"], budget_s=10)  # the quick ones
 """
     if "model.evalmode" in line:
         setup += 'evalmode.optimize(model, batch, backends=["openvino"]).save("model.evalmode")\n'
+    if "certificate.json" in line:
+        setup += 'evalmode.certify(model, data, budget_s=0).save("certificate.json")\n'
     run = subprocess.run(
         [sys.executable, "-c", setup + line], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=180
     )
