@@ -66,7 +66,7 @@ def test_what_needs_no_torch_loads_none(arguments, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["certfy"], "No such command 'certfy'. Did you mean 'certify'?"),
+        (["certfy"], "No such command 'certfy'. Did you mean 'certify', 'verify'?"),
         (["certify"], "TASK"),
         (["certify", "task.py", "--lmit", "3"], "--limit"),
         (["certify", "task.py", "--limit", "0"], "--limit"),

@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 import evalmode
-from evalmode.evaluation import journal_file, keeping
+from evalmode.evaluation import groups, journal_file, keeping, running
 from evalmode.evaluation.chunk import Chunk
 from evalmode.evaluation.chunk_bytes import packed
 from evalmode.evaluation.evaluator import evaluate
@@ -131,7 +131,7 @@ def child(model, request):
 
 def main():
     torch.set_num_threads(1)  # no pool of threads, which no child would have
-    keeping._CHUNK_SAMPLES = 16
+    keeping._CHUNK_SAMPLES = groups.LARGEST = running.LARGEST = 16  # many chunks, to be killed between
     model = network()
     if sys.argv[1] == "optimized":
         batch = torch.stack([test_data()[index][0] for index in range(8)])
