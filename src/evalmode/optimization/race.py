@@ -132,8 +132,11 @@ class Race:
     def _round(self) -> None:
         running = self._running()
         shift = self.rounds % len(running)
-        for name in running[shift:] + running[:shift]:
+        first, *others = running[shift:] + running[:shift]
+        for name in [first, *(reversed(others) if self.rounds % 2 else others)]:
             call, repeats = self.contestants[name], self._repeats[name]
+            for _ in range(repeats // 2):  # threads of whoever ran before spin for a while: not at this one's cost
+                call()
             begin = self.clock()
             for _ in range(repeats):
                 call()
