@@ -403,3 +403,22 @@ def test_json_holds_everything() -> None:
     assert effect["effect"] == comparison["accuracy"].effect
     assert effect["outcome"] == str(comparison["accuracy"].outcome)
     assert effect["p_value"] == pytest.approx(binomtest(9, 11).pvalue)
+
+
+def test_a_share_of_ones_own_is_judged_by_what_its_author_says() -> None:
+    """More errors are not better: a share may count what is wrong."""
+    torch.manual_seed(0)
+    inputs, weight = torch.randn(300, 4), torch.randn(4, 3)
+    target = (inputs @ weight).argmax(1)
+    right, wrong = nn.Linear(4, 3, bias=False).eval(), nn.Linear(4, 3).eval()
+    with torch.no_grad():
+        right.weight.copy_(weight.T)
+    metrics = {"error": lambda outputs, target: outputs.argmax(1) != target}
+    options: dict[str, Any] = {"data": (inputs, target), "metrics": metrics, "progress": False}
+    told = evalmode.compare(right, wrong, higher_is_better=False, **options)
+    assert [effect.outcome for effect in told.effects] == [Outcome.WORSE]
+    assert not told.ok
+    assert "now wrong" in str(told)
+    untold = evalmode.compare(right, wrong, **options)
+    assert [effect.outcome for effect in untold.effects] == [Outcome.DIFFERENT]
+    assert "now true" in str(untold)

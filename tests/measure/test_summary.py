@@ -52,7 +52,8 @@ def test_what_a_users_function_gave_is_a_proportion_or_a_mean():
     assert metric_record(metric_of("solved", solved), solved).count == 2
     cost = np.array([1.0, 2.0])
     assert metric_record(metric_of("cost", cost), cost).value == 1.5
-    assert (metric_of("solved", solved).higher_is_better, metric_of("cost", cost).higher_is_better) == (True, None)
+    assert metric_of("solved", solved).higher_is_better is None  # nor does a share say whether true is good
+    assert metric_of("cost", cost).higher_is_better is None
 
 
 def test_no_samples_no_figure():

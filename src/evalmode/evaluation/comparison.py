@@ -112,8 +112,9 @@ class Comparison:
             lines.append(line)
             if effect.flipped is not None:
                 gained, lost = effect.flipped.gained, effect.flipped.lost
-                shown = (tuple(map(str, ids[:_SHOWN].tolist())) for ids in (gained, lost))
-                flips.append(FlipLine(effect.metric, models, len(gained), len(lost), *shown))
+                shown = [tuple(map(str, ids[:_SHOWN].tolist())) for ids in (gained, lost)]
+                better = effect.higher_is_better
+                flips.append(FlipLine(effect.metric, models, len(gained), len(lost), shown[0], shown[1], better))
         return comparison_text(self.labels, self.samples, lines, flips, confidence=self.confidence, notes=self.notes)
 
 

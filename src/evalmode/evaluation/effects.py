@@ -30,9 +30,9 @@ class Outcome(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Flipped:
-    """The samples whose decision is right in one model and wrong in the other.
+    """The samples whose decision is true in one model and false in the other; true is right where higher is better.
 
-    `gained` are the ids of those that only `second` answers rightly, `lost` of those that only `first` does.
+    `gained` are the ids of those that are true in `second` alone, `lost` of those that are in `first` alone.
 
     Shapes: `(number of samples,)` each, in the order of the first model's samples.
     """

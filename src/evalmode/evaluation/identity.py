@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import types
 from collections.abc import Mapping
@@ -56,19 +57,24 @@ def data_identity(source: Source) -> str:
     return f"{source.kind}, {known} samples, {digest.hexdigest()[:16]}"
 
 
-def described(value: Any) -> str:
-    """A setting in words that are the same in another process: a function by its name and a digest of its code.
+def described(value: Any, within: tuple[Any, ...] = ()) -> str:
+    """A setting in words that are the same in another process: a function by name, digest of code, bound values.
+
+    `within` are the functions that hold the value: they are not opened again.
 
     Example:
         >>> described(["accuracy", None, 3])
         "['accuracy', None, 3]"
     """
-    if isinstance(value, types.FunctionType):
-        return f"{value.__qualname__} {hashlib.sha256(_code(value.__code__)).hexdigest()[:12]}"
+    if isinstance(value, types.FunctionType) and value not in within:
+        return f"{value.__qualname__} {hashlib.sha256(_code(value.__code__)).hexdigest()[:12]}{_bound(value, within)}"
+    if isinstance(value, functools.partial):
+        parts = (value.func, value.args, value.keywords)
+        return f"partial of {' '.join(described(part, within) for part in parts)}"
     if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{name!r}: {described(part)}" for name, part in value.items()) + "}"
+        return "{" + ", ".join(f"{name!r}: {described(part, within)}" for name, part in value.items()) + "}"
     if isinstance(value, list | tuple):
-        return "[" + ", ".join(map(described, value)) + "]"
+        return "[" + ", ".join(described(part, within) for part in value) + "]"
     if isinstance(value, np.ndarray | torch.Tensor):
         digest = hashlib.sha256()
         _update(digest, value)
@@ -80,11 +86,30 @@ def described(value: Any) -> str:
 
 def _code(code: types.CodeType) -> bytes:
     parts = [code.co_code, repr(code.co_names).encode()]
-    parts += [
-        _code(constant) if isinstance(constant, types.CodeType) else repr(constant).encode()
-        for constant in code.co_consts
-    ]
+    parts += [_code(part) if isinstance(part, types.CodeType) else _constant(part).encode() for part in code.co_consts]
     return b"\0".join(parts)
+
+
+def _constant(value: object) -> str:
+    """A constant in words that do not depend on the order of a set, which another process has otherwise."""
+    if isinstance(value, frozenset):
+        return f"frozenset {sorted(map(_constant, value))}"
+    return f"({', '.join(map(_constant, value))})" if isinstance(value, tuple) else repr(value)
+
+
+def _bound(function: types.FunctionType, within: tuple[object, ...]) -> str:
+    """What a function carries beside its code: the values that it closes over, and its defaults."""
+    held: list[object] = []
+    for cell in function.__closure__ or ():
+        try:
+            held.append(cell.cell_contents)
+        except ValueError:
+            held.append("empty")
+    inside = (*within, function)
+    named = function.__kwdefaults__ or {}
+    if not held and not function.__defaults__ and not named:
+        return ""
+    return f" with {' '.join(described(part, inside) for part in (held, function.__defaults__ or (), named))}"
 
 
 def _bytes(leaf: object) -> int:

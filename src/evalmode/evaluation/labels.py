@@ -154,7 +154,10 @@ def _values(part: Any, size: int) -> Values | None:
     if isinstance(part, torch.Tensor):
         part = part.detach().cpu()
         part = part[:, 0] if part.ndim == 2 and part.shape[1] == 1 else part
-        return part.float().numpy() if part.dtype is torch.bfloat16 else part.numpy() if part.shape == (size,) else None
+        if part.shape != (size,):
+            return None
+        held: Values = part.float().numpy() if part.dtype is torch.bfloat16 else part.numpy()
+        return held
     if isinstance(part, np.ndarray):
         return part if part.shape == (size,) and part.dtype.kind in "biufU" else None
     if isinstance(part, list | tuple) and len(part) == size and all(isinstance(v, str | int | float) for v in part):

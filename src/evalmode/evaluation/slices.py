@@ -101,6 +101,8 @@ def slice_records(
     for place, p_value in zip(tested, adjusted, strict=True):
         records[place] = _replaced(records[place], p_value)
     better = metrics[0].higher_is_better if metrics else None
+    if better is None and metrics and metrics[0].aggregate is Aggregate.PROPORTION:
+        better = True  # a figure of one's own that does not say it: shares usually count what is right
     return tuple(sorted(records, key=lambda record: _badness(record, better)))
 
 

@@ -183,7 +183,12 @@ class Work:
         }
         plain = {name: repr(getattr(options, name)) for name in ("confidence", "on_bad_sample", "limit")}
         scores = {"scores": "kept" if self.reader.keep_scores else "not kept", "device": str(self.runner.device)}
-        return {**model_identity(self.model, self.module), "data": data_identity(source), **settings, **plain, **scores}
+        machine = environment_record(self.runner.device)  # bits differ between processors, threads and versions
+        where = {"torch": machine.torch, "processor": machine.processor, "place": machine.device}
+        if self.module is not None:  # a plan sets its own number of threads, and names it
+            where["threads"] = str(machine.threads)
+        model = model_identity(self.model, self.module)
+        return {**model, **where, "data": data_identity(source), **settings, **plain, **scores}
 
     def _evaluation(self, work: Pass, keeping: Keeping) -> Evaluation:
         samples = keeping.result()

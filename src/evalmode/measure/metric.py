@@ -151,8 +151,8 @@ def metric_of(name: str, rows: NDArray[Any], *, higher_is_better: bool | None = 
     if rows.ndim != 1:
         raise UsageError(f"{name}: rows of shape {rows.shape}", expected="one value per sample, shape (samples,)")
     proportion = rows.dtype == np.bool_
-    better = True if proportion and higher_is_better is None else higher_is_better
-    return Metric(name, per_sample, Aggregate.PROPORTION if proportion else Aggregate.MEAN, better)
+    aggregate = Aggregate.PROPORTION if proportion else Aggregate.MEAN
+    return Metric(name, per_sample, aggregate, higher_is_better)  # whether true is good, only its author knows
 
 
 def first_samples(bad: Tensor) -> str:

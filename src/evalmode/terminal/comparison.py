@@ -20,6 +20,9 @@ _NAME = 21
 _DETAIL = 4
 
 
+_TURNED = {True: ("now right", "now wrong"), False: ("now wrong", "now right"), None: ("now true", "now false")}
+
+
 @dataclass(frozen=True, slots=True)
 class EffectLine:
     """One metric of two models: `models` are their places, `values` theirs, `effect` the second minus the first.
@@ -43,7 +46,10 @@ class EffectLine:
 
 @dataclass(frozen=True, slots=True)
 class FlipLine:
-    """Samples whose decision is another one: how many in each direction, and the first of them."""
+    """Samples whose decision is another one: how many became true, or were and no longer are, and the first of them.
+
+    Without `higher_is_better` nobody knows whether true is right.
+    """
 
     metric: str
     models: tuple[int, int]
@@ -51,6 +57,7 @@ class FlipLine:
     lost: int
     first_gained: tuple[str, ...] = ()
     first_lost: tuple[str, ...] = ()
+    higher_is_better: bool | None = True
 
 
 def comparison_text(
@@ -169,7 +176,8 @@ def _flip_lines(flip: FlipLine, shape: Look) -> list[Text]:
     heads = (f"  {one_line(flip.metric, shape)}, {first} to {second}", "")
     if not flip.gained and not flip.lost:
         return entry(Text(heads[0]), _NAME + 3, "none", shape)
-    sides = (("now right", flip.gained, flip.first_gained), ("now wrong", flip.lost, flip.first_lost))
+    words = _TURNED[flip.higher_is_better]
+    sides = ((words[0], flip.gained, flip.first_gained), (words[1], flip.lost, flip.first_lost))
     for head, (what, count, ids) in zip(heads, sides, strict=True):
         listed = ", ".join(ids) + (", ..." if count > len(ids) else "")
         lines += entry(Text(head), _NAME + 3, [f"{count:,} {what}", listed if count else ""], shape)

@@ -1,0 +1,88 @@
+"""What a journal must agree with: its words change with all that changes a figure, and with nothing else."""
+
+import functools
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch import nn
+
+import evalmode
+from evalmode.errors import JournalError
+from evalmode.evaluation.identity import described
+
+
+def within(most):
+    return lambda outputs, target: (outputs.argmax(1) - target).abs() <= most
+
+
+def with_default(outputs, target, most=1):
+    return (outputs.argmax(1) - target).abs() <= most
+
+
+def other_default(outputs, target, most=2):
+    return (outputs.argmax(1) - target).abs() <= most
+
+
+def test_a_function_is_told_by_what_it_closes_over():
+    assert described(within(1)) == described(within(1))
+    assert described(within(0)) != described(within(1))
+
+
+def test_a_function_is_told_by_its_defaults():
+    renamed = described(other_default).replace("other_default", "with_default")
+    assert renamed != described(with_default)
+
+
+def test_a_partial_is_told_by_its_arguments():
+    one, two = (functools.partial(with_default, most=most) for most in (1, 2))
+    assert described(one) != described(two)
+    assert described(one) == described(functools.partial(with_default, most=1))
+
+
+def test_functions_that_hold_themselves_and_each_other_are_described():
+    def even(n):
+        return n == 0 or odd(n - 1)
+
+    def odd(n):
+        return n != 0 and even(n - 1)
+
+    assert described(even).startswith("test_functions_that_hold")
+
+
+def test_a_set_in_a_function_is_described_alike_in_every_process():
+    code = (
+        "from evalmode.evaluation.identity import described\n"
+        "def far(columns): return [site in {'north', 'arctic', 'south', 'east'} for site in columns]\n"
+        "print(described(far))"
+    )
+    seen = {
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True,
+            env={**os.environ, "PYTHONHASHSEED": seed},
+        ).stdout
+        for seed in ("1", "2", "3")
+    }  # fmt: skip
+    assert len(seen) == 1
+
+
+def test_a_journal_of_another_number_of_threads_is_refused(tmp_path):
+    model, data = nn.Linear(4, 3).eval(), (torch.randn(20, 4), torch.arange(20) % 3)
+    before = torch.get_num_threads()
+    evalmode.evaluate(model, data, journal=tmp_path / "j.sqlite", progress=False)
+    try:
+        torch.set_num_threads(before + 1)
+        with pytest.raises(JournalError, match="threads"):
+            evalmode.evaluate(model, data, journal=tmp_path / "j.sqlite", progress=False)
+    finally:
+        torch.set_num_threads(before)
+    evalmode.evaluate(model, data, journal=tmp_path / "j.sqlite", progress=False)
+
+
+def test_bfloat16_images_are_no_column():
+    from evalmode.evaluation.labels import _values
+
+    assert _values(torch.zeros(3, 2, 2, dtype=torch.bfloat16), 3) is None
+    assert _values(torch.ones(3, dtype=torch.bfloat16), 3).tolist() == [1.0, 1.0, 1.0]
