@@ -106,3 +106,27 @@ def test_predictions_are_kept_of_an_evaluation_that_went_on(tmp_path):
     assert set(parts) <= fields
     assert parts["record"] == result.record
     assert parts["samples"].scores.tobytes() == result.samples.scores.tobytes()
+
+
+def test_a_bad_sample_in_the_first_group_does_not_stop_a_journal_from_going_on(tmp_path):
+    torch.manual_seed(0)
+    inputs, targets = torch.randn(300, 4), torch.arange(300) % 3
+    inputs[3] = torch.nan
+    model, journal = nn.Linear(4, 3).eval(), tmp_path / "journal.sqlite"
+    options = {"on_bad_sample": "skip", "progress": False}
+    first = evaluate(model, (inputs, targets), journal=journal, **options)
+    again = evaluate(model, (inputs, targets), journal=journal, **options)
+    bare = evaluate(model, (inputs, targets), **options)
+    for result in (first, again):
+        assert (result.record.samples, result.record.skipped) == (299, 1)
+        assert result.record.metrics == bare.record.metrics
+
+
+def test_metrics_are_inferred_from_the_good_samples_of_the_first_group_together():
+    torch.manual_seed(0)
+    inputs, targets = torch.randn(200, 4), torch.randn(200)
+    targets[0] = 0.0  # alone it looks like a label
+    inputs[3] = torch.nan
+    result = evaluate(nn.Linear(4, 1).eval(), (inputs, targets), on_bad_sample="skip", progress=False)
+    assert [metric.name for metric in result.record.metrics] == ["mean absolute error", "root mean squared error"]
+    assert (result.record.samples, result.record.skipped) == (199, 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from evalmode.evaluation.groups import Group, Lost
 from evalmode.evaluation.keeping import Keeping
 from evalmode.evaluation.labels import Labels, lone_input, without_columns
 from evalmode.evaluation.progress import Tracker
-from evalmode.evaluation.reading import Reader, Reading, row_alone
+from evalmode.evaluation.reading import Reader, Reading, row_alone, rows_again
 from evalmode.evaluation.running import Runner
 from evalmode.evaluation.split import Split, checked_split, default_split
 from evalmode.observe.tree import map_tensors
@@ -82,11 +83,48 @@ class Pass:
             self._finish(waiting)
 
     def look(self, group: Group) -> None:
-        """Let the reader decide by this group what was not stated; nothing of it is kept."""
-        ran = self._start(group, keep=False)
-        if ran is not None:
-            _arrive(ran)
+        """Let the reader decide by this group what was not stated; nothing of it is kept.
+
+        Bad samples of it are left aside, as they were when the group was run.
+        """
+        try:
+            ran = self._start(group, keep=False)
+        except EvalmodeError as error:
+            if not self.skip or out_of_memory(error):
+                raise
+            self._look_one_by_one(group)
+            return
+        if ran is None:
+            return
+        _arrive(ran)
+        try:
             self.reader.read(ran.outputs, ran.target, len(group))
+        except EvalmodeError:
+            if not self.skip:
+                raise
+            self._decide(ran)
+
+    def _look_one_by_one(self, group: Group) -> None:
+        """The model fails on the group: the first sample that it takes decides, as in `_one_by_one`."""
+        inputs, target = self._parted(group.batch)
+        for row in range(len(group)):
+            with contextlib.suppress(EvalmodeError):
+                outputs, arrived = _to_host(self.runner.outputs(row_alone(inputs, row, group.size)))
+                if arrived is not None:
+                    arrived()
+                self.reader.read(outputs, row_alone(target, row, group.size), 1)
+                return
+
+    def _decide(self, ran: _Ran) -> None:
+        """Let the readable samples of a group decide together: one alone may look like data of another kind."""
+        size, outputs, target = ran.group.size, ran.outputs, ran.target
+        good = [
+            row
+            for row in range(len(ran.group))
+            if self.reader.readable(row_alone(outputs, row, size), row_alone(target, row, size))
+        ]
+        if good:
+            self.reader.decide(rows_again(outputs, good, size), rows_again(target, good, size), len(good))
 
     def _start(self, group: Group, *, keep: bool = True) -> _Ran | None:
         positions = np.asarray(group.positions, np.int64)
@@ -132,6 +170,8 @@ class Pass:
         try:
             reading = self.reader.read(ran.outputs, ran.target, len(ran.group))
         except EvalmodeError as error:
+            if self.skip and self.reader.chosen is None:
+                self._decide(ran)
             self._read_one_by_one(ran, error)
             return
         self._keep(np.asarray(ran.group.positions, np.int64), ran.ids, reading, ran.columns)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,7 @@ from evalmode.evaluation.choice import Chosen, MetricFunction, chosen_loss, infe
 from evalmode.evaluation.outputs import as_tensor
 from evalmode.observe.tree import describe, map_leaves
 
-__all__ = ["Reader", "Reading", "row_alone"]
+__all__ = ["Reader", "Reading", "row_alone", "rows_again"]
 
 Values = NDArray[Any]
 _KEPT_VALUES = 64  # of a sample's target or answer: more, as of a mask, is not kept
@@ -79,6 +79,28 @@ class Reader:
                 self._confidence(batch, count),
             )
 
+    def readable(self, outputs: Any, target: Any) -> bool:
+        """Whether there are finite outputs that fit the target; what is measured of them is not asked."""
+        try:
+            with torch.no_grad():
+                answered(outputs, target, prediction=self.prediction)
+        except EvalmodeError:
+            return False
+        return True
+
+    def decide(self, outputs: Any, target: Any, count: int) -> None:
+        """Settle by this group what was not stated, without reading it.
+
+        Raises:
+            TaskError, BatchError: as `read`.
+        """
+        with torch.no_grad():
+            batch, said = answered(outputs, target, prediction=self.prediction)
+            self.say(said)
+            if self.chosen is None:
+                self.chosen = self._choose(batch)
+            self._confidence(batch, count)
+
     def say(self, *lines: str) -> None:
         """Keep what was inferred, once."""
         self.said.update(dict.fromkeys(line for line in lines if line))
@@ -111,11 +133,22 @@ def row_alone(tree: Any, row: int, size: int) -> Any:
         >>> row_alone(torch.arange(3), 1, 3).tolist()
         [1, 1, 1]
     """
+    return rows_again(tree, [row], size)
+
+
+def rows_again(tree: Any, rows: Sequence[int], size: int) -> Any:
+    """A group of the same `size` that holds the samples of some rows, again and again.
+
+    Example:
+        >>> rows_again(torch.arange(4), [0, 2], 4).tolist()
+        [0, 2, 0, 2]
+    """
+    held = [rows[place % len(rows)] for place in range(size)]
     if isinstance(tree, list) and len(tree) == size and not any(isinstance(part, Tensor) for part in tree):
-        return [tree[row]] * size
+        return [tree[row] for row in held]
     return map_leaves(
         lambda _, leaf: (
-            leaf[[row] * size] if isinstance(leaf, Tensor | np.ndarray) and leaf.ndim and len(leaf) == size else leaf
+            leaf[held] if isinstance(leaf, Tensor | np.ndarray) and leaf.ndim and len(leaf) == size else leaf
         ),
         tree,
     )
