@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from evalmode.errors import BatchError, TaskError
+from evalmode.evaluation.called import called
 from evalmode.evaluation.outputs import as_tensor, main_output, refuse_non_finite, rows_of, unreadable
 from evalmode.observe.tree import describe
 
@@ -36,13 +37,13 @@ def answered(outputs: Any, target: Any, *, prediction: Callable[[Any], Any] | No
 
     Raises:
         BatchError: outputs or target have no batch axis, differ in length, or are not finite.
-        TaskError: `prediction` returned no tensor.
+        TaskError: `prediction` fails, or returned no tensor.
     """
     scores, said = main_output(outputs)
     predicted = None
     if prediction is not None:
         said = ""
-        returned = prediction(outputs)
+        returned = called("prediction(outputs)", prediction, outputs)
         predicted = as_tensor(returned)
         if predicted is None:
             raise TaskError(

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from evalmode.errors import TaskError
 from evalmode.evaluation.answers import Answered
+from evalmode.evaluation.called import called
 from evalmode.evaluation.outputs import unreadable
 from evalmode.measure.catalog import METRICS, metric_named
 from evalmode.measure.metric import Metric
@@ -84,7 +85,7 @@ def chosen_loss(loss: object, batch: Answered) -> tuple[Chosen, str]:
     was cut.
 
     Raises:
-        TaskError: it is no function.
+        TaskError: it is no function, or it fails.
     """
     if not callable(loss) or isinstance(loss, type):
         raise TaskError(
@@ -92,7 +93,7 @@ def chosen_loss(loss: object, batch: Answered) -> tuple[Chosen, str]:
             expected="a function (outputs, target)",
             fix="loss = torch.nn.functional.cross_entropy",
         )
-    result = loss(batch.outputs, _beside(batch))
+    result = called("loss(outputs, target)", loss, batch.outputs, _beside(batch))
     if not isinstance(result, Tensor) or result.ndim:
         return Chosen("loss", lambda batch: loss(batch.outputs, _beside(batch))), ""
 

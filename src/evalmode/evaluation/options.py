@@ -44,9 +44,10 @@ class Options:
     exact: bool = True
 
     def __post_init__(self) -> None:
-        if isinstance(self.confidence, bool) or not 0 < self.confidence < 1:
+        number = isinstance(self.confidence, int | float) and not isinstance(self.confidence, bool)
+        if not number or not 0 < self.confidence < 1:
             raise UsageError(
-                f"confidence is {self.confidence}", expected="a number between 0 and 1", fix="confidence=0.95"
+                f"confidence is {self.confidence!r}", expected="a number between 0 and 1", fix="confidence=0.95"
             )
         if self.batch_size != "auto":
             _whole("batch_size", self.batch_size, 1)

@@ -258,4 +258,7 @@ def _picked(data: Any, rows: slice | list[int]) -> Any:
         return {name: _picked(value, rows) for name, value in data.items()}
     if isinstance(data, tuple | list):
         return tuple(_picked(value, rows) for value in data)
-    return torch.as_tensor(data[rows])
+    picked = data[rows]
+    if isinstance(picked, np.ndarray) and any(stride < 0 for stride in picked.strides):
+        picked = picked.copy()  # torch takes no array that runs backwards
+    return torch.as_tensor(picked)

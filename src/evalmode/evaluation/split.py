@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from evalmode.errors import TaskError
+from evalmode.evaluation.called import called
 from evalmode.observe.tree import describe
 
 __all__ = ["TARGET_KEYS", "Split", "checked_split", "default_split"]
@@ -52,9 +53,9 @@ def checked_split(split: Split, batch: Any) -> tuple[Any, Any]:
     """What the user's `split` returns.
 
     Raises:
-        TaskError: it is no pair.
+        TaskError: it fails, or it is no pair.
     """
-    parts = split(batch)
+    parts = called("split(batch)", split, batch)
     if not isinstance(parts, tuple | list) or len(parts) != 2:
         raise TaskError(
             f"split(batch) returned {describe(parts)}",
