@@ -111,7 +111,7 @@ def _placed(
     if len(reference) == len(samples) and bool((reference.ids[order] == samples.ids[places]).all()):
         back = np.empty_like(places)
         back[order] = places
-        return _taken(samples, back)
+        return samples.where(back)
     only_first = np.setdiff1d(reference.ids, samples.ids)
     only_other = np.setdiff1d(samples.ids, reference.ids)
     told = [
@@ -124,20 +124,6 @@ def _placed(
         "the results hold other samples: " + ", and ".join(part for part in told if part) + why,
         expected="the same sample ids in both",
         fix=_SAME_DATA,
-    )
-
-
-def _taken(samples: Samples, places: NDArray[Any]) -> Samples:
-    def at(values: NDArray[Any] | None) -> NDArray[Any] | None:
-        return None if values is None else values[places]
-
-    return Samples(
-        samples.ids[places],
-        {name: values[places] for name, values in samples.rows.items()},
-        at(samples.target),
-        at(samples.prediction),
-        at(samples.scores),
-        {name: values[places] for name, values in samples.columns.items()},
     )
 
 

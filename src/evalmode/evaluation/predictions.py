@@ -14,7 +14,6 @@ import base64
 import hashlib
 import os
 import stat
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -25,6 +24,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from evalmode.atomic_file import atomic_file
 from evalmode.certificate import Environment, EvaluationRecord, ModelRecord
 from evalmode.errors import EvalmodeError, MissingExtraError, PredictionsError
 from evalmode.evaluation.kept_metrics import KeptMetric, known_metrics
@@ -124,18 +124,8 @@ def write_predictions(path: str | os.PathLike[str], evaluation: _Evaluated) -> P
         layouts,
     )
     columns = [(layout, arrays[layout.name][2]) for layout in layouts]
-    with _told(target, "write"):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=target.parent, prefix=f".{target.name}.", delete=False) as file:
-            try:
-                _write(file, columns, _metadata(parts, columns))
-                file.flush()
-                os.fsync(file.fileno())
-                os.chmod(file.name, 0o644)
-                os.replace(file.name, target)
-            except BaseException:
-                os.unlink(file.name)
-                raise
+    with _told(target, "write"), atomic_file(target) as file:
+        _write(file, columns, _metadata(parts, columns))
     return target
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +11,7 @@ from types import MappingProxyType
 import msgspec
 import numpy as np
 
+from evalmode.atomic_file import atomic_file
 from evalmode.certificate import Environment, EvaluationRecord, MetricRecord, ModelRecord
 from evalmode.evaluation.samples import Samples
 from evalmode.measure.metric import Metric
@@ -67,22 +67,16 @@ class Evaluation:
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write the JSON to `path` atomically."""
-        target = Path(path)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=target.parent, prefix=f".{target.name}.", delete=False) as file:
+        with atomic_file(path) as file:
             file.write(self.to_json())
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(file.name, 0o644)
-        os.replace(file.name, target)
-        return target
+        return Path(path)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Evaluation:
         """The evaluation whose predictions were kept at `path` (Parquet, written by `keep_predictions`).
 
         Raises:
-            UsageError: the file is missing, or was not written by an evaluation.
+            PredictionsError: the file is missing, damaged, or was not written by an evaluation.
             MissingExtraError: pyarrow is not installed.
         """
         from evalmode.evaluation.predictions import read_predictions

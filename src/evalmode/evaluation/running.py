@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -30,7 +31,7 @@ _CACHED_BYTES = {"cpu": 8 << 20, "cuda": 4 << 30}  # so much fits near the proce
 _FEW = 4
 
 
-class Runner:
+class Runner(ABC):
     """Runs groups of rows. `size` is how many rows a group should have, None where the samples' shape decides.
 
     `exact` says that a sample's bits do not depend on its companions; `notes` what else is to be known.
@@ -47,19 +48,19 @@ class Runner:
         self.notes: list[str] = []
         self.sizes: set[int] = set()
 
+    @abstractmethod
     def running(self) -> contextlib.AbstractContextManager[object]:
         """The block in which it is called."""
-        raise NotImplementedError
 
+    @abstractmethod
     def outputs(self, inputs: Any) -> Any:
         """The outputs of one group, where the model runs."""
-        raise NotImplementedError
 
     def shrink(self, inputs: Any) -> bool:
         """Go on with smaller executions of the same class; False where there are none."""
         return False
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027 - most runners hold nothing to give back
         """Nothing more is run."""
 
 

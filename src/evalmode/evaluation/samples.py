@@ -33,8 +33,8 @@ class Samples:
     def __len__(self) -> int:
         return len(self.ids)
 
-    def where(self, chosen: NDArray[np.bool_]) -> Samples:
-        """The samples for which `chosen`, of shape `(N,)`, is true.
+    def where(self, chosen: NDArray[np.bool_] | NDArray[np.int64]) -> Samples:
+        """The samples for which `chosen`, of shape `(N,)`, is true; or those at the places that it lists, in its order.
 
         Example:
             >>> len(Samples(np.arange(3)).where(np.array([True, False, True])))

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import os
-import tempfile
 from pathlib import Path
 
 import msgspec
 
+from evalmode.atomic_file import atomic_file
 from evalmode.backends.configuration import Configuration
 from evalmode.certificate import OptimizationRecord, decoded
 
@@ -72,10 +72,8 @@ def write_plan(key: str, plan: CachedPlan) -> bool:
     if folder is None:
         return False
     try:
-        (folder / "plans").mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=folder / "plans", delete=False) as file:
+        with atomic_file(folder / "plans" / f"{key}.json") as file:
             file.write(msgspec.json.encode(plan))
-        os.replace(file.name, folder / "plans" / f"{key}.json")
     except OSError:
         return False
     return True

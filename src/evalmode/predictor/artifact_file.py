@@ -16,13 +16,13 @@ import os
 import re
 import stat
 import struct
-import tempfile
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import IO, BinaryIO
 
 import msgspec
 
+from evalmode.atomic_file import atomic_file
 from evalmode.errors import ArtifactError
 
 __all__ = ["FORMAT_VERSION", "MAGIC", "SectionRecord", "read_sections", "write_sections"]
@@ -68,15 +68,8 @@ def write_sections(path: str | os.PathLike[str], manifest: Mapping[str, object],
     target = Path(path)
     head, records = _laid_out(manifest, {name: len(data) for name, data in sections.items()})
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=target.parent, prefix=f".{target.name}.", delete=False) as file:
-            try:
-                _write(file, head, records, sections)
-                os.chmod(file.name, 0o644)
-                os.replace(file.name, target)
-            except BaseException:
-                os.unlink(file.name)
-                raise
+        with atomic_file(target) as file:
+            _write(file, head, records, sections)
     except OSError as error:
         raise ArtifactError(f"cannot write {os.fspath(path)!r}: {error.strerror}") from error
     return target

@@ -6,12 +6,12 @@ import base64
 import hashlib
 import importlib
 import os
-import tempfile
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from evalmode.atomic_file import atomic_file
 from evalmode.certificate import Certificate, EvaluationRecord
 from evalmode.errors import MissingExtraError, UsageError
 from evalmode.report.batch_sizes import Sizes, batch_sizes
@@ -108,22 +108,12 @@ def write_report(
         MissingExtraError: Jinja2, Altair or vl-convert is not installed.
     """
     text = report_html(certificate, evaluations, title=title)
-    target = Path(path)
-    temporary = None
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=target.parent, prefix=f".{target.name}.", delete=False) as file:
-            temporary = file.name
+        with atomic_file(path) as file:
             file.write(text.encode("utf-8"))
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, target)
     except OSError as error:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
         raise UsageError(f"cannot write {os.fspath(path)!r}: {error.strerror}", fix="-o PATH") from error
-    return target
+    return Path(path)
 
 
 def _template() -> jinja2.Template:

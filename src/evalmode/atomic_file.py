@@ -1,0 +1,42 @@
+"""Files that are whole or not there: a reader sees the old file or the new one, never half of one."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+__all__ = ["atomic_file"]
+
+
+@contextlib.contextmanager
+def atomic_file(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
+    """A file to write, that takes the place of `path` once the block has ended well; otherwise nothing is left of it.
+
+    Folders that are missing are made. The file is on the disk before it gets its name, and everybody may read it.
+
+    Raises:
+        OSError: it cannot be written.
+
+    Example:
+        >>> target = Path(tempfile.mkdtemp()) / "new" / "notes.txt"
+        >>> with atomic_file(target) as file:
+        ...     _ = file.write(b"whole")
+        >>> target.read_bytes()
+        b'whole'
+    """
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=target.parent, prefix=f".{target.name}.", delete=False) as file:
+        try:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+            os.chmod(file.name, 0o644)
+            os.replace(file.name, target)
+        except BaseException:
+            os.unlink(file.name)
+            raise

@@ -1,0 +1,35 @@
+"""A file appears whole under its name, or not at all."""
+
+import os
+
+import pytest
+
+from evalmode.atomic_file import atomic_file
+
+
+def test_a_block_that_ends_well_replaces_the_file(tmp_path):
+    target = tmp_path / "folder" / "file"
+    for content in (b"old", b"new"):
+        with atomic_file(target) as file:
+            file.write(content)
+            assert not target.exists() or target.read_bytes() == b"old"
+    assert target.read_bytes() == b"new"
+    assert target.stat().st_mode & 0o777 == 0o644
+    assert os.listdir(target.parent) == ["file"]
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_a_block_that_fails_leaves_the_old_file_and_nothing_else(tmp_path, error):
+    target = tmp_path / "file"
+    target.write_bytes(b"old")
+    with pytest.raises(error), atomic_file(target) as file:
+        file.write(b"half")
+        raise error
+    assert target.read_bytes() == b"old"
+    assert os.listdir(tmp_path) == ["file"]
+
+
+def test_a_place_that_cannot_be_written_is_an_error_of_the_system(tmp_path):
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(OSError, match=r"[Nn]ot a directory|exists"), atomic_file(tmp_path / "file" / "below"):
+        raise AssertionError("the block must not run")
