@@ -185,9 +185,9 @@ class PlanRecord(msgspec.Struct, frozen=True, kw_only=True):
     """One way of running the model that was tried. The way that `plain` names is the model's own `eval()`.
 
     `outcome` is `plain`, `chosen`, `verified` (but not the fastest), `rejected` (by the gate), `unstable`, `failed`,
-    `not installed` or `not tried`; `reason` says why. `error` is the largest ratio of its error against fp64 to plain
-    fp32's own. Units: `seconds` of one call at each of the callers' batch sizes, `peak_bytes` of weights and working
-    memory.
+    `not installed`, `not tried`, or `not judged` (timed, and others were faster); `reason` says why. `error` is the
+    largest ratio of its error against fp64 to plain fp32's own. Units: `seconds` of one call at each of the callers'
+    batch sizes, `peak_bytes` of weights and working memory.
     """
 
     name: str

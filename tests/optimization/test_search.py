@@ -20,7 +20,7 @@ from evalmode.optimization.judge import Judge, judge_of
 from evalmode.optimization.search import Search, SearchSettings
 from evalmode.optimization.subject import Subject
 from evalmode.optimization.tolerance import Tolerance
-from evalmode.optimization.trial import FAILED, REJECTED, UNTESTED, VERIFIED
+from evalmode.optimization.trial import FAILED, REJECTED, UNJUDGED, UNTESTED, VERIFIED
 
 
 @dataclass
@@ -222,7 +222,7 @@ def test_judging_is_prepared_once_and_only_for_what_is_in_front() -> None:
     assert search._judge is not None
     slower = search_of(clock, back_end("openvino", clock, 0.002))
     assert slower._judge is None
-    assert outcomes(slower)["openvino fp32"] == UNTESTED
+    assert outcomes(slower)["openvino fp32"] == UNJUDGED
     assert search_of(clock).trials == []
 
 

@@ -20,7 +20,7 @@ from evalmode.optimization.footprint import peak_bytes_of
 from evalmode.optimization.judge import FEWEST, Judge
 from evalmode.optimization.race import Race
 from evalmode.optimization.subject import Subject
-from evalmode.optimization.trial import FAILED, REJECTED, UNSTABLE, UNTESTED, VERIFIED, Trial, started
+from evalmode.optimization.trial import FAILED, REJECTED, UNJUDGED, UNSTABLE, UNTESTED, VERIFIED, Trial, started
 
 __all__ = ["PLAIN", "Search", "SearchSettings"]
 
@@ -285,7 +285,7 @@ class Search:
             if self.contest.timed(trial):
                 trial.speedup = self.contest.speedup(trial)
             if not trial.outcome:
-                trial.outcome = UNTESTED  # it was timed, and others were faster
+                trial.outcome = UNJUDGED  # it was timed, and others were faster
             if trial is not self.chosen:
                 trial.close()
 

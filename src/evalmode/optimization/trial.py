@@ -20,7 +20,8 @@ from evalmode.predictor.optimized import OptimizedPredictor
 
 __all__ = ["Trial", "started"]
 
-FAILED, REJECTED, UNSTABLE, VERIFIED, UNTESTED = "failed", "rejected", "unstable", "verified", "not tried"
+FAILED, REJECTED, UNSTABLE, VERIFIED = "failed", "rejected", "unstable", "verified"
+UNTESTED, UNJUDGED = "not tried", "not judged"
 
 
 @dataclass(eq=False)
