@@ -68,7 +68,7 @@ def test_equals_are_not_told_apart() -> None:
 
 def test_every_contestant_goes_first_in_turn() -> None:
     clock = Clock()
-    race = race_of(clock, keep=("a", "b", "c"), a=0.01, b=0.01, c=0.01)
+    race = race_of(clock, keep=("a", "b", "c"), a=0.05, b=0.05, c=0.05)
     race.run(seconds=0, least=6)
     firsts = clock.calls[-18::3]
     assert sorted(firsts) == ["a", "a", "b", "b", "c", "c"]

@@ -209,8 +209,9 @@ def test_the_budget_is_kept_whatever_a_sample_costs(plain: float, budget: float)
         back_end("inductor", clock, 0.9 * plain, build=6.0),
     ]
     search = search_of(clock, *backends, plain=plain, budget=budget, judging=0.1 * budget)
-    # until the first is judged: a part is left for that, but for a last call of each of those in the race
-    assert clock.said["answers in fp64"] <= 0.8 * budget + 3 * 8 * plain
+    # until the first is judged: a part is left for that, but for a last call of each of those in the race, and for
+    # the runs that its memory is measured by
+    assert clock.said["answers in fp64"] <= 0.8 * budget + 5 * 8 * plain
     assert clock.said["last race"] - clock.said["answers in fp64"] < 0.1 * budget + 64 * 40 * plain
     assert {trial.candidate.backend.name for trial in search.trials} == {"openvino", "onnxruntime", "inductor"}
     assert all(trial.outcome for trial in search.trials)

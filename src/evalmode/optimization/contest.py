@@ -87,6 +87,13 @@ class Contest:
         """Race for about so many seconds; `least` rounds are run whatever they cost."""
         self._race.run(seconds=max(seconds, 0.0), rounds=rounds, least=least)
 
+    def run_among(self, trials: Iterable[Trial], seconds: float, *, rounds: int) -> None:
+        """Race these alone, without plain: as many rounds as fit into the time."""
+        names = list(map(_name, trials))
+        fitting = int(seconds / max(self._race.round_seconds(names), 1e-9))
+        if fitting:
+            self._race.run(seconds, rounds=min(rounds, fitting), least=1, among=names)
+
     def round_seconds(self, trials: Iterable[Trial]) -> float:
         """About how long a round of plain and these trials takes."""
         return self._race.round_seconds([PLAIN, *map(_name, trials)])
@@ -107,19 +114,34 @@ class Contest:
 
     def behind(self, trial: Trial) -> float:
         """How many times longer than plain a trial takes."""
-        return self._race.ratio(_name(trial), PLAIN)
+        return self._standings()[_name(trial)]
 
     def speedup(self, trial: Trial) -> float:
         """How many times longer than a trial plain takes."""
-        return self._race.ratio(PLAIN, _name(trial))
+        return 1 / self.behind(trial)
 
     def ahead(self, trial: Trial, other: Trial) -> float:
         """How many times longer `other` takes than `trial`."""
-        return self._race.ratio(_name(other), _name(trial))
+        return self.behind(other) / self.behind(trial)
 
     def ranked(self, trials: Iterable[Trial]) -> list[Trial]:
         """Those that were timed, the fastest first."""
-        return sorted((trial for trial in trials if self.timed(trial)), key=self.behind)
+        standings = self._standings()
+        return sorted((trial for trial in trials if self.timed(trial)), key=lambda trial: standings[_name(trial)])
+
+    def _standings(self) -> dict[str, float]:
+        """What each trial takes, as a share of plain.
+
+        Trials are compared with each other in the rounds that they ran in together; how plain compares is taken from
+        the one that ran beside it most often. Plain itself is the noisiest of all: it runs on all threads.
+        """
+        found = self._race.standings(without=PLAIN)
+        if not found:
+            return found
+        times = self._race.times
+        anchor = max(found, key=lambda name: (len(times[name].keys() & times[PLAIN].keys()), -found[name]))
+        scale = self._race.ratio(anchor, PLAIN) / found[anchor]
+        return {name: standing * scale for name, standing in found.items()}
 
     def surely_faster(self, trial: Trial, comparisons: int) -> bool:
         """Whether it beats plain by the sign test over all rounds that both ran."""

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from evalmode.backends.backend import Chunk
@@ -34,12 +35,13 @@ FEWEST = 12  # samples, however slow the model is
 class Judge:
     """Judges candidates for one model.
 
-    `samples` are those on which bits are compared: as many as the time allows, at least twice what an execution holds.
+    `references` makes the answers, once they are asked for. `samples` are those on which bits are compared: as many as
+    the time allows, at least twice what an execution holds.
     `task` are the user's data with plain's own answers, for the tolerance of that name. `seconds` bound the test of
     stability, beyond its most telling part.
     """
 
-    reference: Reference
+    references: Callable[[], Reference]
     samples: Samples
     tolerance: Tolerance
     output_axes: tuple[int | None, ...]
@@ -47,6 +49,15 @@ class Judge:
     task: TaskData | None = None
     candidates: int = 1
     seconds: float = math.inf
+
+    @functools.cached_property
+    def reference(self) -> Reference:
+        """The answers in fp64, and what plain fp32 makes of them.
+
+        Raises:
+            OptimizationError: a sample's answer depends on its companions.
+        """
+        return self.references()
 
     def verify(self, runs: Mapping[int, Run], predictor: OptimizedPredictor | None = None) -> Verification:
         """Whether what runs executions of these sizes gives the model's answers, or answers the task as well."""
@@ -79,7 +90,6 @@ def judge_of(
 
     Raises:
         ModelRunError: the model fails on its own samples.
-        OptimizationError: a sample's answer depends on its companions.
     """
     program = subject.program
     size = min(max(subject.sizes), 8)
@@ -88,20 +98,24 @@ def judge_of(
     kept, _ = accepted_samples(subject.plain_flat, parts, size)
     each = (time.perf_counter() - begin) / max(1, sum(map(len, parts)))
     names = tuple(tensor.name for tensor in subject.output_tensors())
-    reference = reference_of(
-        subject.plain_flat,
-        kept,
-        program.output_axes,
-        names=names,
-        sizes=tuple(sorted({1, 2, size})),
-        seconds=seconds,
-        model=subject.flat,
-    )
-    require_own_answers(subject.plain_flat, reference, subject.flat)
+
+    def references() -> Reference:
+        found = reference_of(
+            subject.plain_flat,
+            kept,
+            program.output_axes,
+            names=names,
+            sizes=tuple(sorted({1, 2, size})),
+            seconds=seconds,
+            model=subject.flat,
+        )
+        require_own_answers(subject.plain_flat, found, subject.flat)
+        return found
+
     affordable = int(seconds / max(each, 1e-9) / _STABILITY_RUNS)
     wanted = max(min(affordable, max(len(kept[0]), LEAST)), min(len(kept[0]), 2 * max(subject.sizes), 16))
     samples = kept[0] if wanted >= len(kept[0]) else kept[0].chosen(range(wanted))
-    return Judge(reference, samples, tolerance, program.output_axes, names, task, candidates, seconds)
+    return Judge(references, samples, tolerance, program.output_axes, names, task, candidates, seconds)
 
 
 def _affordable(subject: Subject, parts: tuple[Samples, ...], size: int, seconds: float) -> tuple[Samples, ...]:

@@ -15,13 +15,15 @@ from dataclasses import dataclass, field
 __all__ = ["Race", "sign_test"]
 
 LEAST_ROUNDS = 6
-SLICE_SECONDS = (
-    0.004  # one measurement repeats the call until it lasts this long: timers and wake-ups cost microseconds
-)
+SLICE_SECONDS = 0.008
+"""One measurement repeats the call until it lasts this long, as long again untimed before it: threads of whoever ran
+before spin for some milliseconds, which is not to be at this one's cost."""
+_LONG_SECONDS = 0.04  # a call so long hardly notices
 HOPELESS = 2.5  # a contestant so many times slower in its first two rounds is not given a third
 CLEARLY = 1.2  # nor is one a fourth that was slower by this in each of three
 MARGIN = 1.02  # nobody leaves for a difference that nobody would notice
 LEVEL = 0.01
+_POLISHED = 8  # times over the table: it settles in a few
 
 
 def sign_test(wins: int, losses: int) -> float:
@@ -62,6 +64,7 @@ class Race:
     left: dict[str, int] = field(default_factory=dict)
     rounds: int = 0
     _repeats: dict[str, int] = field(default_factory=dict)
+    _untimed: dict[str, int] = field(default_factory=dict)
 
     def enter(self, name: str, call: Callable[[], object]) -> None:
         """One more contestant, from the next round on; a name that ran before begins anew."""
@@ -70,21 +73,31 @@ class Race:
 
     def withdraw(self, name: str) -> None:
         """Forget a contestant."""
-        for known in (self.contestants, self.times, self.left, self._repeats):
+        for known in (self.contestants, self.times, self.left, self._repeats, self._untimed):
             known.pop(name, None)
 
-    def run(self, seconds: float, *, rounds: int = 400, least: int = LEAST_ROUNDS) -> None:
-        """Go on for about `seconds`: at least `least` rounds and at most `rounds`, counted from now."""
+    def run(
+        self, seconds: float, *, rounds: int = 400, least: int = LEAST_ROUNDS, among: Iterable[str] | None = None
+    ) -> None:
+        """Go on for about `seconds`: at least `least` rounds and at most `rounds`, counted from now.
+
+        With `among` only these run, whoever has left.
+        """
+        chosen = None if among is None else list(among)
         start, before = self.clock(), self.rounds
         for name, call in self.contestants.items():
             if name not in self._repeats:
                 self.times[name] = {}
-                self._repeats[name] = self._repeats_of(call)
-        while len(self._running()) > 1 or self.rounds - before < least:
+                shortest = self._shortest(call)
+                self._repeats[name] = max(1, min(1000, round(SLICE_SECONDS / max(shortest, 1e-7))))
+                self._untimed[name] = self._repeats[name] if shortest < _LONG_SECONDS else 0
+        while len(chosen or self._running()) > 1 or self.rounds - before < least:
             ran = self.rounds - before
             if ran >= rounds or (ran >= least and self.clock() - start >= seconds):
                 return
-            self._round()
+            self._round(chosen or self._running())
+            if chosen is None:
+                self._send_away(self._running())
 
     def fastest(self) -> str:
         """The contestant with the least median ratio to the others over the rounds that they shared."""
@@ -95,6 +108,31 @@ class Race:
         """How many times longer `first` takes than `second`: the median over the rounds that both ran."""
         pairs = self._pairs(first, second)
         return statistics.median(a / b for a, b in pairs) if pairs else math.nan
+
+    def standings(self, without: str) -> dict[str, float]:
+        """What each but one takes, as a share of what the others take, whichever rounds each of them ran in.
+
+        A round that was slow for all was slow for all: what rounds share is taken out before contestants are compared.
+
+        Source: Tukey, Exploratory Data Analysis, chapter 11 (median polish), on logarithms.
+        """
+        logs = {
+            name: {number: math.log(max(seconds, 1e-9)) for number, seconds in times.items()}
+            for name, times in self.times.items()
+            if times and name != without
+        }
+        effects = {name: statistics.median(times.values()) for name, times in logs.items()}
+        for _ in range(_POLISHED):
+            rounds: dict[int, list[float]] = {}
+            for name, times in logs.items():
+                for number, value in times.items():
+                    rounds.setdefault(number, []).append(value - effects[name])
+            shared = {number: statistics.median(values) for number, values in rounds.items()}
+            effects = {
+                name: statistics.median(value - shared[number] for number, value in times.items())
+                for name, times in logs.items()
+            }
+        return {name: math.exp(effect) for name, effect in effects.items()}
 
     def surely_faster(self, first: str, second: str, comparisons: int = 1) -> bool:
         """Whether `first` beats `second` by the sign test over rounds, at 1 % shared by so many comparisons."""
@@ -108,18 +146,20 @@ class Race:
 
     def round_seconds(self, names: Iterable[str]) -> float:
         """About how long a round of these contestants takes, from what is known of them."""
-        return sum(self.median(name) * self._repeats[name] for name in names if self.times.get(name))
+        return sum(
+            self.median(name) * (self._repeats[name] + self._untimed[name]) for name in names if self.times.get(name)
+        )
 
     def _pairs(self, first: str, second: str) -> list[tuple[float, float]]:
         one, other = self.times.get(first, {}), self.times.get(second, {})
         return [(seconds, other[number]) for number, seconds in one.items() if number in other]
 
-    def _repeats_of(self, call: Callable[[], object]) -> int:
-        """How often one measurement calls; the warm-up is not counted."""
+    def _shortest(self, call: Callable[[], object]) -> float:
+        """About what a call takes; the first one, which warms up, counts only where it is long."""
         begin = self.clock()
         call()
-        if self.clock() - begin > 10 * SLICE_SECONDS:  # a slow one: nothing to repeat, and no time to spare
-            return 1
+        if (first := self.clock() - begin) > 2 * _LONG_SECONDS:  # nothing to repeat, and no time to spare
+            return first
         shortest = math.inf
         for _ in range(3):
             begin = self.clock()
@@ -127,22 +167,20 @@ class Race:
             shortest = min(shortest, self.clock() - begin)
             if shortest > SLICE_SECONDS:
                 break
-        return max(1, min(1000, round(SLICE_SECONDS / max(shortest, 1e-7))))
+        return shortest
 
-    def _round(self) -> None:
-        running = self._running()
+    def _round(self, running: list[str]) -> None:
         shift = self.rounds % len(running)
         first, *others = running[shift:] + running[:shift]
         for name in [first, *(reversed(others) if self.rounds % 2 else others)]:
             call, repeats = self.contestants[name], self._repeats[name]
-            for _ in range(repeats // 2):  # threads of whoever ran before spin for a while: not at this one's cost
+            for _ in range(self._untimed[name]):
                 call()
             begin = self.clock()
             for _ in range(repeats):
                 call()
             self.times[name][self.rounds] = (self.clock() - begin) / repeats
         self.rounds += 1
-        self._send_away(running)
 
     def _send_away(self, running: list[str]) -> None:
         """Losers leave: hopeless ones after two rounds, clear ones after three, others once a sign test says so."""

@@ -7,7 +7,6 @@ bounds all of it: what was not reached is listed as not tried.
 
 from __future__ import annotations
 
-import functools
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -17,21 +16,20 @@ from evalmode.backends.configuration import Configuration
 from evalmode.optimization.candidates import QUICK, Candidate, build_estimate, first_round, variations
 from evalmode.optimization.contest import PLAIN, Contest
 from evalmode.optimization.footprint import peak_bytes_of
-from evalmode.optimization.judge import FEWEST, Judge
-from evalmode.optimization.race import Race
+from evalmode.optimization.judge import Judge
+from evalmode.optimization.shares import DECISIVE, for_judging, for_the_end, for_the_judge
+from evalmode.optimization.small_callers import add_small_size
 from evalmode.optimization.subject import Subject
 from evalmode.optimization.trial import FAILED, REJECTED, UNJUDGED, UNSTABLE, UNTESTED, VERIFIED, Trial, started
 
 __all__ = ["PLAIN", "Search", "SearchSettings"]
 
 SLACK_BYTES = 16 << 20  # arenas and pages: what the kernel counts differs by so much between equal runs
-_JUDGING = 22  # runs of a sample that judging one candidate costs: answers in fp64 and fp32, the gate, stability
-_FOR_JUDGING = (0.15, 0.4)  # of the budget, at least and at most
-_FOR_THE_END = 0.1  # of the budget: the last race, memory
 _ROUNDS, _LAST_ROUNDS = 12, 40
 _FEWEST_ROUNDS = 3  # of each stage, if there is time for them
-_DECISIVE = 8  # rounds in which the winner has to be timed: one lost round more, and a sign test still says it
+_MORE, _CLEARLY = 4, 0.9  # pairs of rounds more, for one that takes at most this share of plain's time
 _NO_GAIN = 0.99  # of plain's time
+_FRONT, _CLOSE = 5, 1.2
 _WORTH_VARYING = 1.35
 _SAME_KERNELS = 1.3  # Inductor so far behind: AOTInductor, whose kernels it shares, is not built
 _VARIATIONS = 5
@@ -73,7 +71,8 @@ class Search:
     notes: list[str] = field(default_factory=list)
     contest: Contest = field(init=False)
     _judge: Judge | None = None
-    _kept_free: float = 0.0
+    _kept_free: float = 0.0  # seconds that building and racing leave alone, and of these the ones for the last rounds
+    _end: float = 0.0
 
     def __post_init__(self) -> None:
         self.contest = Contest(self.subject, self.settings.stable, self.clock)
@@ -82,7 +81,8 @@ class Search:
         """Search until the budget is used or nothing is left to try."""
         self.started_at = self.clock() if self.started_at is None else self.started_at
         self.contest.prepare()
-        self._kept_free = self._for_judging()
+        self._end = for_the_end(self.settings.budget, self.contest.plain_call_seconds)
+        self._kept_free = for_judging(self.settings.budget, self.contest.sample_seconds) + self._end
         candidates = self._candidates()
         self._stage([candidate for candidate in candidates if candidate.backend.name in QUICK])
         self._vary()
@@ -90,6 +90,7 @@ class Search:
             if candidate.backend.name not in QUICK:
                 self._stage([candidate])
         self._vary()
+        self._settle()
         self._judge_down_the_list()
         self._finish()
 
@@ -108,16 +109,8 @@ class Search:
         """What candidates are judged by."""
         if self._judge is None:
             self._say("answers in fp64", 0, None)
-            least, most = _FOR_JUDGING
-            wanted = min(max(0.3 * self.left, least / 2 * self.settings.budget), most / 2 * self.settings.budget)
-            self._judge = self.judge_within(wanted)
+            self._judge = self.judge_within(for_the_judge(self.settings.budget, self.left))
         return self._judge
-
-    def _for_judging(self) -> float:
-        """The seconds that judging the winner will take; building and racing leave them alone."""
-        least, most = (share * self.settings.budget for share in _FOR_JUDGING)
-        needed = _JUDGING * FEWEST * self.contest.sample_seconds
-        return min(max(least, needed), most) + _FOR_THE_END * self.settings.budget
 
     def _candidates(self) -> list[Candidate]:
         settings = self.settings
@@ -163,13 +156,22 @@ class Search:
         for start in range(0, len(wanted), 4):
             self._stage(wanted[start : start + 4])
 
+    def _settle(self) -> None:
+        """Those in front once more, without plain: they differ by less than one stage tells."""
+        ranked = self._ranked()
+        front = [trial for trial in ranked[:_FRONT] if self.contest.ahead(ranked[0], trial) < _CLOSE]
+        if len(front) > 1:
+            self._say("those in front once more", 0, None)
+            self.contest.run_among(
+                front, min(max(self.left - self._kept_free, 0.0), 0.15 * self.settings.budget), rounds=_ROUNDS
+            )
+
     def _judge_down_the_list(self) -> None:
         """From the fastest on, until three are accepted, or one and time is short, or plain comes next."""
         accepted = 0
-        ending = _FOR_THE_END * self.settings.budget
         last = 0.0
         for trial in self._ranked():
-            if accepted and (accepted >= 3 or self.left < ending + last):
+            if accepted and (accepted >= 3 or self.left < self._end + last):
                 break
             if self.contest.behind(trial) > _NO_GAIN:  # it cannot win, and plain needs no search
                 break
@@ -182,11 +184,12 @@ class Search:
             self._one_at_a_time()
 
     def _test(self, trial: Trial) -> None:
-        """The gate, then stability, then memory: what fails one of them is out."""
-        if self.holds(trial):
+        """Memory, which takes least time, then the gate and stability: what fails one of them is out."""
+        self._weigh(trial)
+        if trial.running and self.holds(trial):
+            trial.outcome = VERIFIED
             if self.settings.stable:
                 self._serve_small_callers(trial)
-            self._weigh(trial)
 
     def holds(self, trial: Trial) -> bool:
         """Whether a trial passes the gate and, where that is asked for, is stable; if not, it is out, and says why."""
@@ -212,7 +215,6 @@ class Search:
             self.plain_peak = None if working is None else self.subject.weight_bytes() + working
         trial.measure_memory(self.subject, size)
         limit = self.settings.memory
-        trial.outcome = VERIFIED
         if limit is None or trial.peak_bytes is None or self.plain_peak is None:
             return
         if trial.peak_bytes > limit * self.plain_peak + SLACK_BYTES:
@@ -223,32 +225,11 @@ class Search:
 
     def _serve_small_callers(self, trial: Trial) -> None:
         """A second execution size for callers of few samples, if it gives the same bits and saves them time."""
-        smallest, size = min(self.subject.sizes), trial.candidate.configuration.batch
-        if (
-            smallest > size // 2
-            or self.left <= trial.build_seconds * 1.5 + _FOR_THE_END * self.settings.budget
-            or trial.candidate.configuration.streams > 1
-        ):
+        smallest, shape = min(self.subject.sizes), trial.candidate.configuration
+        if smallest > shape.batch // 2 or shape.streams > 1 or self.left <= trial.build_seconds * 1.5 + self._end:
             return
-        if trial.add_size(self.subject, smallest, self.clock):
-            return
-        runs = trial.runs(self.subject)
-        costs = self._execution_costs(trial)
-        saves = costs[smallest] * 1.1 < costs[size]
-        if saves and not self.judge.instability(runs) and self.judge.verify({smallest: runs[smallest]}).accepted:
-            trial.costs = costs
+        if add_small_size(trial, self.subject, self.judge, self.clock):
             self.contest.renew(trial)
-            return
-        trial.executors.pop(smallest).close()
-
-    def _execution_costs(self, trial: Trial) -> dict[int, float]:
-        calls: dict[str, Callable[[], object]] = {}
-        for size, executor in trial.executors.items():
-            chunk = self.subject.program.inputs_at(size)
-            calls[str(size)] = functools.partial(executor.run, [chunk])
-        race = Race(calls, keep=tuple(calls), clock=self.clock)
-        race.run(seconds=0.5, rounds=8, least=3)
-        return {size: race.median(str(size)) for size in trial.executors}
 
     def _one_at_a_time(self) -> None:
         """Nothing is stable at the callers' size: executions of one sample have no companions."""
@@ -273,9 +254,10 @@ class Search:
             self._say("last race", 0, None)
             self.contest.only(finalists)
             each = self.contest.round_seconds(finalists)
-            affordable = int(max(self.left, _FOR_THE_END * self.settings.budget) / max(each, 1e-9))
-            least = min(max(_FEWEST_ROUNDS, affordable), _DECISIVE)
+            affordable = int(max(self.left, self._end) / max(each, 1e-9))
+            least = min(max(_FEWEST_ROUNDS, affordable), DECISIVE)
             self.contest.run(self.left, rounds=_LAST_ROUNDS, least=least)
+            self._decide(finalists)
             for trial in self.contest.ranked(finalists):
                 if self.contest.surely_faster(trial, len(finalists)):
                     self.chosen = trial
@@ -288,6 +270,16 @@ class Search:
                 trial.outcome = UNJUDGED  # it was timed, and others were faster
             if trial is not self.chosen:
                 trial.close()
+
+    def _decide(self, finalists: list[Trial]) -> None:
+        """Some more rounds where the winner is clearly ahead and too few rounds say so: they cost less than plain."""
+        leader = self.contest.ranked(finalists)[0]
+        self.contest.only([leader])
+        for _ in range(_MORE):
+            if self.contest.behind(leader) > _CLEARLY or self.contest.surely_faster(leader, len(finalists)):
+                break
+            self.contest.run(0, rounds=2, least=2)
+        self.contest.only(finalists)
 
     def _begin(self, candidate: Candidate) -> Trial | None:
         """Build a candidate, if the time allows for it."""

@@ -11,7 +11,7 @@ from evalmode.backends.backend import Chunk, Executor
 from evalmode.certificate import PlanRecord
 from evalmode.errors import EvalmodeError
 from evalmode.optimization.candidates import Candidate
-from evalmode.optimization.footprint import peak_bytes_of
+from evalmode.optimization.footprint import peak_bytes_of, resident_bytes, tidy
 from evalmode.optimization.samples import Run
 from evalmode.optimization.subject import Subject
 from evalmode.optimization.verification import Verification
@@ -116,7 +116,11 @@ class Trial:
         return ""
 
     def measure_memory(self, subject: Subject, size: int) -> None:
-        """Its peak: loaded from its payload if it has one, so that nothing of the build is counted."""
+        """Its peak while it runs: what it holds, and what a call needs beside that.
+
+        It is loaded from its payload if it has one, so that nothing of the build is counted; nor is what loading needs
+        for a moment, as it is not of plain.
+        """
         configuration, executor = max(
             ((each.configuration, each) for each in self.executors.values()), key=lambda pair: pair[0].batch
         )
@@ -127,14 +131,15 @@ class Trial:
             working = peak_bytes_of(lambda: executor.run([inputs]))
             self.peak_bytes = None if working is None else subject.weight_bytes() + working
             return
-        load, count, held = backend.load, len(subject.program.output_axes), []
-
-        def run_anew() -> None:
-            held.append(load(payload, configuration, count))
-            held[0].run([inputs])
-
-        self.peak_bytes = peak_bytes_of(run_anew)
-        held[0].close()
+        tidy()
+        before = resident_bytes()
+        loaded = backend.load(payload, configuration, len(subject.program.output_axes))
+        tidy()
+        after = resident_bytes()
+        working = peak_bytes_of(lambda: loaded.run([inputs]))
+        if before is not None and after is not None and working is not None:
+            self.peak_bytes = max(after - before, 0) + working
+        loaded.close()
 
     def record(self, *, chosen: bool = False) -> PlanRecord:
         """The line of this candidate in the certificate."""
