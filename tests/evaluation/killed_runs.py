@@ -60,6 +60,7 @@ def outcome(result):
         samples.prediction,
         samples.scores,
         samples.columns,
+        confidence=None if samples.confidence is None else np.stack([samples.confidence] * 2, 1),
     )
     record = json.loads(result.to_json())
     record["evaluation"].pop("seconds")

@@ -1,6 +1,7 @@
 """Chunks for the tests of what keeps them: drawn by hypothesis, or made by a plain rule."""
 
 import string
+import zlib
 
 import numpy as np
 from hypothesis import strategies as st
@@ -38,6 +39,7 @@ def chunks(draw):
 
     ids = arrays.arrays(st.one_of(arrays.integer_dtypes(), arrays.unicode_string_dtypes()), size)
     rows = st.dictionaries(NAMES, values(st.sampled_from([np.dtype(bool), np.dtype(float)]), 1), max_size=3)
+    reasons = draw(st.lists(st.builds(BadSampleRecord, id=st.text(max_size=5), reason=st.text(max_size=9)), max_size=2))
     return Chunk(
         np.array(positions, np.int64),
         draw(ids),
@@ -46,14 +48,14 @@ def chunks(draw):
         draw(st.none() | values()),
         draw(st.none() | values(arrays.floating_dtypes(), 1)),
         draw(st.dictionaries(NAMES, values(axes=0), max_size=2)),
-        tuple(
-            draw(st.lists(st.builds(BadSampleRecord, id=st.text(max_size=5), reason=st.text(max_size=9)), max_size=2))
-        ),
+        tuple(reasons),
+        tuple(2**62 + 1 + place for place in range(len(reasons))),
+        draw(st.none() | arrays.arrays(np.float64, (size, 2))),
     )
 
 
 def plain_chunk(positions, seed=0, bad=()):
-    """A chunk whose values follow from its positions alone, as an evaluation's do."""
+    """A chunk whose values follow from its positions alone, as an evaluation's do; `bad` are names of left out ones."""
     positions = np.asarray(positions, np.int64)
     loss = np.sin(positions + 0.1 * seed)
     return Chunk(
@@ -65,6 +67,8 @@ def plain_chunk(positions, seed=0, bad=()):
         np.stack([np.cos(positions * k) for k in range(3)], 1).astype(np.float32),
         {"group": np.array([f"g{position % 2}" for position in positions], dtype=np.str_)},
         tuple(BadSampleRecord(id=str(name), reason="cannot be decoded") for name in bad),
+        tuple(2**40 + zlib.crc32(str(name).encode()) for name in bad),
+        np.stack([np.full(len(positions), np.nan), 1 / (1 + positions)], 1),
     )
 
 
@@ -83,5 +87,7 @@ def chunk_bits(chunk):
         bits(chunk.prediction),
         bits(chunk.scores),
         {name: bits(values) for name, values in chunk.columns.items()},
+        bits(chunk.confidence),
         getattr(chunk, "bad", ()),
+        getattr(chunk, "bad_positions", ()),
     )

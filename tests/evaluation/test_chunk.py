@@ -8,9 +8,12 @@ from tests.evaluation.made_chunks import bits, chunk_bits, chunks, plain_chunk
 
 from evalmode.certificate import BadSampleRecord
 from evalmode.errors import UsageError
-from evalmode.evaluation.chunk import Chunk, joined
+from evalmode.evaluation.chunk import Chunk
 from evalmode.evaluation.chunk_bytes import packed, unpacked
+from evalmode.evaluation.kept import Kept, Part, joined
 from evalmode.evaluation.runs import Runs
+
+BAD = (BadSampleRecord(id="3", reason="no image"),)
 
 
 def partition(total, data):
@@ -66,13 +69,13 @@ def test_what_is_optional_is_left_out_where_it_does_not_fit_together():
 
 def test_of_nothing_there_are_no_samples():
     assert len(joined([])) == 0
-    left_out = Chunk(np.zeros(0, np.int64), np.zeros(0, np.int64), bad=(BadSampleRecord(id="3", reason="no image"),))
+    left_out = Chunk(np.zeros(0, np.int64), np.zeros(0, np.int64), bad=BAD, bad_positions=(3,))
     assert len(joined([left_out])) == 0
-    assert (left_out.samples, left_out.done) == (0, 1)
+    assert (left_out.samples, left_out.done_positions.tolist()) == (0, [3])
 
 
 def test_a_chunk_of_left_out_samples_takes_nothing_from_the_others():
-    left_out = Chunk(np.zeros(0, np.int64), np.zeros(0, np.int64), bad=(BadSampleRecord(id="3", reason="no image"),))
+    left_out = Chunk(np.zeros(0, np.int64), np.zeros(0, np.int64), bad=BAD, bad_positions=(3,))
     assert chunk_bits(joined([plain_chunk(range(4)), left_out])) == chunk_bits(joined([plain_chunk(range(4))]))
 
 
@@ -160,3 +163,36 @@ def test_runs_are_the_set_they_stand_for(parts):
         assert runs.has(asked).tolist() == [int(position) in oracle for position in asked]
     gaps = sum(position - 1 not in oracle for position in oracle)
     assert len(runs._starts) == len(runs._ends) == gaps
+
+
+@given(st.lists(st.integers(-(2**63), 2**63 - 1), min_size=1, max_size=8), st.data())
+def test_whole_numbers_come_back_in_the_type_that_they_had(values, data):
+    kept = Kept()
+    wide = np.array(values, np.int64)
+    for part in np.split(np.arange(len(values)), sorted(data.draw(st.lists(st.integers(0, len(values)), max_size=2)))):
+        kept.add(Part.of(Chunk(part.astype(np.int64), part.astype(np.int64), target=wide[part])))
+    samples = kept.samples()
+    assert (bits(samples.target), bits(samples.ids)) == (bits(wide), bits(np.arange(len(values))))
+    assert len(kept) == 0
+
+
+def test_the_same_part_again_changes_nothing():
+    kept = Kept()
+    part = Part.of(plain_chunk(range(3)))
+    kept.add(part)
+    kept.add(part)
+    assert (len(kept), chunk_bits(kept.samples())) == (3, chunk_bits(joined([plain_chunk(range(3))])))
+
+
+def test_scores_are_probabilities_only_if_those_of_every_sample_are():
+    sure = Chunk(np.array([0]), np.array([0]), confidence=np.array([[0.9, 0.6]]))
+    unsure = Chunk(np.array([1]), np.array([1]), confidence=np.array([[np.nan, 0.7]]))
+    assert joined([sure]).confidence.tolist() == [0.9]
+    assert joined([sure, unsure]).confidence.tolist() == joined([unsure, sure]).confidence.tolist() == [0.6, 0.7]
+
+
+def test_positions_of_bad_samples_are_one_for_each_and_nobody_elses():
+    with pytest.raises(UsageError, match="0 positions of 1 bad samples"):
+        Chunk(np.arange(2), np.arange(2), bad=BAD)
+    with pytest.raises(UsageError, match="there twice"):
+        Chunk(np.arange(2), np.arange(2), bad=BAD, bad_positions=(1,))

@@ -422,3 +422,59 @@ def test_a_share_of_ones_own_is_judged_by_what_its_author_says() -> None:
     untold = evalmode.compare(right, wrong, **options)
     assert [effect.outcome for effect in untold.effects] == [Outcome.DIFFERENT]
     assert "now true" in str(untold)
+
+
+def test_a_metric_that_is_asked_for_is_measured_first() -> None:
+    generator = torch.Generator().manual_seed(0)
+    data = torch.randn(60, 4, generator=generator), torch.randint(3, (60,), generator=generator)
+    torch.manual_seed(0)
+    models = nn.Linear(4, 3), nn.Linear(4, 3)
+    found = evalmode.compare(*models, data=data, metric="macro F1", progress=False)
+    assert [effect.metric for effect in found.effects] == ["macro F1"]
+    first = evalmode.evaluate(models[0], data, metrics=["macro F1"], progress=False)
+    assert found.effects[0].first_value == first["macro F1"].value
+    task = Task(model=models[0], test_data=lambda: data, metrics=["accuracy"])
+    found = evalmode.compare(task, models[1], data=task, metric="log loss", progress=False)
+    assert [effect.metric for effect in found.effects] == ["log loss"]
+
+
+def test_a_metric_of_a_tasks_own_is_left_to_the_task() -> None:
+    data = torch.eye(3).repeat(8, 1), torch.arange(24) % 3
+    metrics = {"accuracy": lambda outputs, target: outputs.argmax(1) != target}
+    task = Task(model=nn.Identity(), test_data=lambda: data, metrics=metrics)
+    found = evalmode.compare(task, nn.Identity(), data=task, metric="accuracy", progress=False)
+    assert found.effects[0].first_value == 0.0
+
+
+def test_the_metric_that_is_given_decides_what_is_measured_and_what_is_better() -> None:
+    hits = Metric(
+        "errors", lambda outputs, target: outputs.argmax(1) != target, Aggregate.PROPORTION, higher_is_better=False
+    )
+    data = torch.eye(3).repeat(8, 1), torch.arange(24) % 3
+    bad = nn.Linear(3, 3)
+    nn.init.zeros_(bad.weight), nn.init.zeros_(bad.bias)
+    found = evalmode.compare(nn.Identity(), bad, data=data, metric=hits, progress=False)
+    assert (found["errors"].outcome, found["errors"].first_value, found.ok) == (Outcome.WORSE, 0.0, False)
+    kept = decisions(np.arange(40) % 2 == 0), decisions(np.ones(40, bool))
+    named = Metric("accuracy", unread, Aggregate.PROPORTION, higher_is_better=True)
+    assert evalmode.compare(*kept, metric=named)["accuracy"].outcome is Outcome.BETTER
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        Metric("accuracy", unread, Aggregate.MEAN, higher_is_better=True),
+        Metric("accuracy", unread, Aggregate.PROPORTION, higher_is_better=False),
+    ],
+)
+def test_a_metric_other_than_the_one_that_was_kept_is_refused(given: Metric) -> None:
+    kept = decisions(np.arange(40) % 2 == 0), decisions(np.ones(40, bool))
+    with pytest.raises(ComparisonError, match=r"that was given is a [\s\S]* the results have kept a proportion"):
+        evalmode.compare(*kept, metric=given)
+
+
+def test_a_direction_other_than_the_metrics_own_is_refused() -> None:
+    kept = decisions(np.arange(40) % 2 == 0), decisions(np.ones(40, bool))
+    with pytest.raises(UsageError, match="higher_is_better=False for accuracy, of which higher is better"):
+        evalmode.compare(*kept, metric="accuracy", higher_is_better=False)
+    assert evalmode.compare(*kept, higher_is_better=False)["accuracy"].outcome is Outcome.BETTER

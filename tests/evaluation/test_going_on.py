@@ -6,9 +6,10 @@ import torch
 from torch import nn
 
 from evalmode.errors import BatchError, JournalError
-from evalmode.evaluation import keeping
+from evalmode.evaluation import groups, keeping
 from evalmode.evaluation.evaluator import evaluate
 from evalmode.evaluation.predictions import read_predictions
+from evalmode.predictor.protocol import Predictor
 
 GENERATOR = torch.Generator().manual_seed(0)
 INPUTS = torch.randn(200, 6, generator=GENERATOR)
@@ -38,6 +39,7 @@ def network(seed=0):
 @pytest.fixture(autouse=True)
 def _small_chunks(monkeypatch):
     monkeypatch.setattr(keeping, "_CHUNK_SAMPLES", 16)
+    monkeypatch.setattr(groups, "LARGEST", 32)
 
 
 def without_time(record):
@@ -130,3 +132,76 @@ def test_metrics_are_inferred_from_the_good_samples_of_the_first_group_together(
     result = evaluate(nn.Linear(4, 1).eval(), (inputs, targets), on_bad_sample="skip", progress=False)
     assert [metric.name for metric in result.record.metrics] == ["mean absolute error", "root mean squared error"]
     assert (result.record.samples, result.record.skipped) == (199, 1)
+
+
+class Mended(Data):
+    """Sample 41 is torn at first, and whole later."""
+
+    torn = True
+
+    def __getitem__(self, index):
+        if index == 41 and self.torn:
+            raise OSError("torn")
+        return super().__getitem__(index)
+
+
+def test_a_sample_that_was_left_out_stays_left_out(tmp_path):
+    options = {"journal": tmp_path / "journal.sqlite", "on_bad_sample": "skip", "progress": False}
+    data = Mended(stop=150)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(keeping.Keeping, "lose", stopping_at(150))
+        with pytest.raises(RuntimeError, match="gone"):
+            evaluate(network(), data, **options)
+    data.torn, data.stop = False, None
+    result = evaluate(network(), data, **options)
+    assert (result.record.samples, result.record.skipped, result.record.bad[0].id) == (199, 1, "41")
+
+
+def stopping_at(position):
+    lose = keeping.Keeping.lose
+
+    def stopped(self, at, name, reason):
+        if at == position:
+            raise RuntimeError("gone")
+        lose(self, at, name, reason)
+
+    return stopped
+
+
+class Own(Predictor):
+    """A predictor of a user's own, of one class whatever it answers."""
+
+    signature = certificate = None
+
+    def __init__(self, seed):
+        self.model = network(seed)
+
+    def predict(self, batch):
+        with torch.no_grad():
+            return self.model(batch)
+
+    def __call__(self, *args, **kwargs):
+        return self.predict(*args, **kwargs)
+
+
+def test_another_model_behind_the_same_class_is_told_by_what_it_answers(tmp_path):
+    journal = tmp_path / "journal.sqlite"
+    with pytest.raises(BatchError):
+        evaluate(Own(0), Data(stop=150), journal=journal, progress=False)
+    with pytest.raises(JournalError, match=r"sample \d+ has (prediction|log loss) .* there, and .* now"):
+        evaluate(Own(1), Data(), journal=journal, progress=False)
+    assert evaluate(Own(0), Data(), journal=journal, progress=False).record.samples == 200
+
+
+def test_other_labels_of_the_first_samples_are_told(tmp_path):
+    class Relabelled(Data):
+        def __getitem__(self, index):
+            inputs, target = super().__getitem__(index)
+            return inputs, (target + (index == 5)) % 4
+
+    journal = tmp_path / "journal.sqlite"
+    with pytest.raises(BatchError):
+        evaluate(network(), Relabelled(stop=150), journal=journal, progress=False)
+    Relabelled.__getitem__ = Data.__getitem__
+    with pytest.raises(JournalError, match="sample 5 has target"):
+        evaluate(network(), Relabelled(), journal=journal, progress=False)

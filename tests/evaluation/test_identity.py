@@ -86,3 +86,76 @@ def test_bfloat16_images_are_no_column():
 
     assert _values(torch.zeros(3, 2, 2, dtype=torch.bfloat16), 3) is None
     assert _values(torch.ones(3, dtype=torch.bfloat16), 3).tolist() == [1.0, 1.0, 1.0]
+
+
+class Within:
+    """A metric that holds its setting."""
+
+    def __init__(self, most):
+        self.most = most
+
+    def __call__(self, outputs, target):
+        return (outputs.argmax(1) - target).abs() <= self.most
+
+    def method(self, outputs, target):
+        return self(outputs, target)
+
+
+def test_an_object_is_told_by_its_attributes():
+    assert described(Within(1)) == described(Within(1))
+    assert described(Within(1)) != described(Within(2))
+    assert described(Within(1).method) != described(Within(2).method)
+
+
+def test_a_module_in_a_function_is_told_by_its_weights():
+    one, other = nn.Linear(2, 2), nn.Linear(2, 2)
+
+    def calling(model):
+        return lambda inputs: model(2 * inputs)
+
+    assert described(calling(one)) == described(calling(one)) != described(calling(other))
+
+
+def test_a_metric_is_told_by_all_that_it_does():
+    from evalmode.measure.metric import Metric
+
+    def of(most, better):
+        return Metric("within", within(most), higher_is_better=better)
+
+    assert described(of(1, True)) == described(of(1, True))
+    assert len({described(of(1, True)), described(of(2, True)), described(of(1, False))}) == 3
+
+
+def test_metrics_of_torchmetrics_are_told_by_their_options():
+    classification = pytest.importorskip("torchmetrics.classification")
+    one, again, other = (classification.MulticlassAccuracy(4, top_k=k) for k in (1, 1, 2))
+    assert described(one) == described(again) != described(other)
+
+
+def test_a_collate_of_ones_own_and_the_rule_of_a_predictor_are_part_of_it(tmp_path):
+    from torch.utils.data import DataLoader, TensorDataset, default_collate
+
+    from evalmode.predictor.module_backed import ModulePredictor
+
+    model = nn.Linear(3, 2).eval()
+    data = TensorDataset(torch.randn(40, 3), torch.arange(40) % 2)
+
+    def scaled(by):
+        def collate(samples):
+            inputs, targets = default_collate(samples)
+            return inputs * by, targets
+
+        return DataLoader(data, batch_size=8, collate_fn=collate)
+
+    journal = tmp_path / "collate.sqlite"
+    evalmode.evaluate(model, scaled(1), journal=journal, progress=False)
+    with pytest.raises(JournalError, match="collate_fn: "):
+        evalmode.evaluate(model, scaled(2), journal=journal, progress=False)
+
+    def calling(by):
+        return ModulePredictor(model, forward=lambda module, inputs: module(inputs * by))
+
+    journal = tmp_path / "rule.sqlite"
+    evalmode.evaluate(calling(1), data, journal=journal, progress=False)
+    with pytest.raises(JournalError, match="plan: "):
+        evalmode.evaluate(calling(2), data, journal=journal, progress=False)

@@ -665,13 +665,21 @@ def test_without_filelock_the_extra_is_named(path, monkeypatch):
         Journal.open(path, IDENTITY)
 
 
-def test_left_out_samples_are_kept_without_a_position(path):
-    left_out = Chunk(np.zeros(0, np.int64), np.zeros(0, np.int64), bad=(BadSampleRecord(id="é", reason="no image"),))
+def test_left_out_samples_are_answered_for(path):
+    left_out = Chunk(
+        np.zeros(0, np.int64),
+        np.zeros(0, np.int64),
+        bad=(BadSampleRecord(id="é", reason="no image"),),
+        bad_positions=(7,),
+    )
     with Journal.open(path, IDENTITY) as journal:
         journal.append(left_out)
         assert journal.done == 1
     with Journal.open(path, IDENTITY) as journal:
         assert (journal.done, next(journal.chunks()).bad) == (1, left_out.bad)
+        assert journal.has(np.array([7, 8])).tolist() == [True, False]
+        with pytest.raises(UsageError, match="position 7"):
+            journal.append(plain_chunk([6, 7]))
 
 
 def test_the_path_may_be_text_and_relative(tmp_path, monkeypatch):

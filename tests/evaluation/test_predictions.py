@@ -19,7 +19,7 @@ from tests.evaluation.made_chunks import KINDS, NAMES, bits, chunk_bits, plain_c
 from evalmode.certificate import BadSampleRecord, Environment, EvaluationRecord, MetricRecord, ModelRecord
 from evalmode.errors import MissingExtraError, PredictionsError
 from evalmode.evaluation import predictions
-from evalmode.evaluation.chunk import joined
+from evalmode.evaluation.kept import joined
 from evalmode.evaluation.predictions import read_predictions, write_predictions
 from evalmode.evaluation.samples import Samples
 from evalmode.measure.accuracy import ACCURACY
@@ -161,6 +161,7 @@ def test_pandas_reads_it(written):
         "target",
         "prediction",
         "scores",
+        "confidence",
         "loss",
         "metric.accuracy",
         "metric.loss",

@@ -25,10 +25,10 @@ from evalmode.evaluation.chunk import Chunk
 __all__ = ["packed", "unpacked"]
 
 _HEAD = struct.Struct("<4sI")
-_MAGIC: Final = b"EMC1"
+_MAGIC: Final = b"EMC2"
 _KINDS: Final = "biufcUSmM"
 _DTYPE: Final = re.compile(r"[<>|][biufcUS][1-9]\d{0,8}|[<>][mM]8(\[\d{0,9}[A-Za-zμ]{1,7}\])?")
-_SINGLE: Final = ("target", "prediction", "scores")
+_SINGLE: Final = ("target", "prediction", "scores", "confidence")
 
 
 class _Array(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -40,6 +40,7 @@ class _Array(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields
 class _Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     arrays: tuple[_Array, ...]
     bad: tuple[BadSampleRecord, ...]
+    bad_positions: tuple[int, ...]
 
 
 def packed(chunk: Chunk) -> bytes:
@@ -65,7 +66,7 @@ def packed(chunk: Chunk) -> bytes:
             values = values.astype(f"{values.dtype.kind}1")
         records.append(_Array(name, values.dtype.str, values.shape))
         parts.append(np.ascontiguousarray(values).tobytes())
-    header = msgspec.msgpack.encode(_Header(tuple(records), chunk.bad))
+    header = msgspec.msgpack.encode(_Header(tuple(records), chunk.bad, chunk.bad_positions))
     return b"".join((_HEAD.pack(_MAGIC, len(header)), header, *parts))
 
 
@@ -100,6 +101,7 @@ def unpacked(data: bytes) -> Chunk:
         rows=_under("rows/", arrays),
         columns=_under("columns/", arrays),
         bad=header.bad,
+        bad_positions=header.bad_positions,
         **{name: arrays[name] for name in _SINGLE if name in arrays},
     )
 

@@ -141,13 +141,14 @@ def compare(
     Parameters:
         a, b, more: evaluations, Parquet files of kept predictions, or models (modules, predictors, tasks, artifacts),
             which are evaluated on `data` first.
-        metric: a name or several; by default every metric that all of them have kept.
+        metric: a name, a `Metric`, or several; by default every metric that all of them have kept. Models are evaluated
+            with it first.
         margin: the largest difference that does not matter, in the units of the metric (0.01 is one point of
             accuracy), for all or by name: adds equivalence and non-inferiority.
         data: test data, or a `Task` with its data, split and metrics.
         groups: a kept column, or the values, of what samples belong to, as the patient of an image: whole groups are
             resampled.
-        higher_is_better: for metrics of your own that do not say it.
+        higher_is_better: for metrics of your own that do not say it; one that is named and says otherwise is refused.
         names: labels to show the models by.
         options: those of `evaluate`, for what is evaluated first.
 
@@ -166,8 +167,9 @@ def compare(
     """
     if isinstance(confidence, bool) or not isinstance(confidence, int | float) or not 0 < confidence < 1:
         raise UsageError(f"confidence is {confidence!r}", expected="a number between 0 and 1", fix="confidence=0.95")
-    results = contestants((a, b, *more), data, names, options)
-    metrics = shared_metrics(results, _metric_names(metric))
+    wanted = _listed(metric)
+    results = contestants((a, b, *more), data, names, options, wanted or ())
+    metrics, given = _metrics(results, wanted, higher_is_better)
     margins = margin_of(_by_shared_name(margin, metrics), metrics)
     samples = matched(results)
     clusters = _clusters(groups, samples[0])
@@ -175,7 +177,7 @@ def compare(
     reference = results[labels[0]]
     effects = [
         _effect(
-            _metric(name, reference, results[label], label, higher_is_better),
+            _metric(name, reference, results[label], label, higher_is_better, given.get(name)),
             (labels[0], label),
             (samples[0], other),
             confidence,
@@ -229,7 +231,10 @@ def _effect(
     )
 
 
-def _metric(name: str, first: Evaluation, second: Evaluation, label: str, higher_is_better: bool | None) -> Metric:
+def _metric(
+    name: str, first: Evaluation, second: Evaluation, label: str, higher_is_better: bool | None, given: Metric | None
+) -> Metric:
+    """The metric by which the rows of both results are read: the one that was given, where one was."""
     metric, other = first.metrics[name], second.metrics[name]
     if metric.aggregate is not other.aggregate:
         raise ComparisonError(
@@ -238,17 +243,56 @@ def _metric(name: str, first: Evaluation, second: Evaluation, label: str, higher
             fix="evaluate both with the same metrics=",
         )
     known = metric.higher_is_better if metric.higher_is_better is not None else other.higher_is_better
+    if given is not None:
+        if given.aggregate is not metric.aggregate or None is not known is not given.higher_is_better is not None:
+            raise ComparisonError(
+                f"the metric {name!r} that was given is {_kind(given.aggregate, given.higher_is_better)}; the results "
+                f"have kept {_kind(metric.aggregate, known)}",
+                expected="the metric that they were evaluated with",
+                fix=f"metric={name!r} compares what was kept",
+            )
+        metric, known = given, known if given.higher_is_better is None else given.higher_is_better
     return replace(metric, name=name, higher_is_better=higher_is_better if known is None else known)
 
 
-def _metric_names(metric: str | Metric | Sequence[str | Metric] | None) -> list[str] | None:
+def _kind(aggregate: Aggregate, higher_is_better: bool | None) -> str:
+    better = {None: "", True: ", higher is better", False: ", lower is better"}[higher_is_better]
+    return f"a {aggregate}{better}"
+
+
+def _metrics(
+    results: Mapping[str, Evaluation], wanted: list[str | Metric] | None, higher_is_better: bool | None
+) -> tuple[tuple[str, ...], dict[str, Metric]]:
+    """The names of what is compared, and the metrics that were given as such."""
+    if wanted is None:
+        return shared_metrics(results, None), {}
+    names = shared_metrics(results, [one if isinstance(one, str) else one.name for one in wanted])
+    if higher_is_better is not None:
+        _refuse_other_direction(names, results, higher_is_better)
+    return names, {one.name: one for one in wanted if isinstance(one, Metric)}
+
+
+def _refuse_other_direction(metrics: Sequence[str], results: Mapping[str, Evaluation], higher_is_better: bool) -> None:
+    for name in metrics:
+        for result in results.values():
+            known = result.metrics[name].higher_is_better
+            if known is not None and known is not higher_is_better:
+                other = "higher" if known else "lower"
+                raise UsageError(
+                    f"higher_is_better={higher_is_better} for {name}, of which {other} is better",
+                    expected="higher_is_better= for a metric that does not say it",
+                    fix="leave higher_is_better out",
+                )
+
+
+def _listed(metric: str | Metric | Sequence[str | Metric] | None) -> list[str | Metric] | None:
     if metric is None:
         return None
     listed = [metric] if isinstance(metric, str | Metric) else list(metric)
     for one in listed:
         if not isinstance(one, str | Metric):
             raise UsageError(f"metric is {one!r}", expected="the name of a metric, or several")
-    return [one if isinstance(one, str) else one.name for one in listed]
+    return listed
 
 
 def _by_shared_name(

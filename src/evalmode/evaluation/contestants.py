@@ -12,6 +12,8 @@ from torch import nn
 from evalmode.errors import ComparisonError, UsageError
 from evalmode.evaluation.evaluator import evaluate
 from evalmode.evaluation.result import Evaluation
+from evalmode.measure.catalog import is_listed
+from evalmode.measure.metric import Metric
 from evalmode.predictor.artifact import load
 from evalmode.predictor.artifact_file import MAGIC
 from evalmode.predictor.protocol import Predictor
@@ -23,11 +25,16 @@ _EXPECTED = "an Evaluation, the Parquet file of its predictions, or a model with
 
 
 def contestants(
-    given: Sequence[Any], data: object, names: Sequence[str] | None, options: Mapping[str, Any]
+    given: Sequence[Any],
+    data: object,
+    names: Sequence[str] | None,
+    options: Mapping[str, Any],
+    metrics: Sequence[str | Metric] = (),
 ) -> dict[str, Evaluation]:
     """Results by the label that is shown of each: the names that were given, or what the results are of.
 
-    Parameters: `options` are those of `evaluate`, for what has to be evaluated first.
+    Parameters: `options` are those of `evaluate`, for what has to be evaluated first; `metrics` are what is asked for:
+    they are measured, unless the options, or a task under their names, say which are.
 
     Raises:
         ComparisonError: a model was given without data.
@@ -35,7 +42,7 @@ def contestants(
     """
     if names is not None and (len(names) != len(given) or len(set(names)) != len(names)):
         raise UsageError(f"names is {list(names)!r}", expected=f"{len(given)} different names", fix="leave names out")
-    results = [_result(one, data, options) for one in given]
+    results = [_result(one, data, options, metrics) for one in given]
     if options and not any(_is_model(one) for one in given):
         raise UsageError(
             f"{', '.join(f'{name}=' for name in options)} beside results that are evaluated already",
@@ -60,7 +67,7 @@ def _is_artifact(given: object) -> bool:
         return file.read(len(MAGIC)) == MAGIC
 
 
-def _result(given: Any, data: object, options: Mapping[str, Any]) -> Evaluation:
+def _result(given: Any, data: object, options: Mapping[str, Any], metrics: Sequence[str | Metric]) -> Evaluation:
     if isinstance(given, Evaluation):
         return given
     if not _is_model(given):
@@ -73,9 +80,12 @@ def _result(given: Any, data: object, options: Mapping[str, Any]) -> Evaluation:
             expected=_EXPECTED,
             fix="evalmode.compare(model_a, model_b, data=data)",
         )
+    asked = {"metrics": list(metrics)} if metrics and _of_catalog(metrics, (given, data)) else {}
     if isinstance(data, Task):
-        options = {**_parts(data, given), **options}
+        options = {**_parts(data, given), **asked, **options}
         data = data.data("test_data")
+    else:
+        options = {**asked, **options}
     if isinstance(given, nn.Module | Predictor | Task):
         return evaluate(given, data, **options)
     predictor = load(given)
@@ -91,6 +101,14 @@ def _parts(task: Task, given: object) -> dict[str, Any]:
     if isinstance(given, nn.Module):
         names.append("forward")
     return {name: getattr(task, name) for name in names if getattr(task, name) is not None}
+
+
+def _of_catalog(metrics: Sequence[str | Metric], tasks: Sequence[object]) -> bool:
+    """Whether the metrics can be measured as they are: a name that is no task's own, or a metric itself."""
+    own = {
+        name for task in tasks if isinstance(task, Task) and isinstance(task.metrics, Mapping) for name in task.metrics
+    }
+    return all(isinstance(one, Metric) or (one not in own and is_listed(one)) for one in metrics)
 
 
 def _named(given: object) -> str:

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from evalmode.certificate import CalibrationBin, ConfusionRecord, MetricRecord, SampleRecord
 from evalmode.errors import UsageError
 from evalmode.evaluation.choice import Chosen
-from evalmode.evaluation.keeping import CONFIDENCE
 from evalmode.evaluation.samples import Samples
 from evalmode.measure.calibration import calibration_bins
 from evalmode.measure.confusion import confusion
@@ -96,7 +95,7 @@ def confusion_of(samples: Samples, most: int = 200) -> ConfusionRecord | None:
 
 def calibration_of(samples: Samples) -> tuple[CalibrationBin, ...]:
     """Samples by the probability that the model gave its answer; empty where it gave none."""
-    sureness, pair = samples.columns.get(CONFIDENCE), _classes(samples)
+    sureness, pair = samples.confidence, _classes(samples)
     if sureness is None or pair is None or not bool(np.isfinite(sureness).all()):
         return ()
     answers, target = pair

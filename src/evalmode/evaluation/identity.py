@@ -16,12 +16,14 @@ from evalmode.evaluation.batches import loaded_apart
 from evalmode.evaluation.source import Source
 from evalmode.observe.fingerprint import fingerprint
 from evalmode.observe.tree import leaves, tensor_bytes
+from evalmode.predictor.module_backed import ModulePredictor
 from evalmode.predictor.optimized import OptimizedPredictor
 
 __all__ = ["data_identity", "described", "model_identity"]
 
 _READ = 16  # samples of a dataset that tell it from another one; arrays are read whole up to so many bytes:
 _WHOLE = 256 << 20
+_DEEPEST = 6  # objects within objects that are looked into
 
 
 def model_identity(model: Any, module: nn.Module | None) -> dict[str, str]:
@@ -29,8 +31,10 @@ def model_identity(model: Any, module: nn.Module | None) -> dict[str, str]:
     if isinstance(model, OptimizedPredictor):
         return {"model": model.plan.weights or "unknown weights", "plan": str(model.plan)}
     if module is None:
-        return {"model": type(model).__name__, "plan": "its own"}
-    return {"model": f"{type(module).__name__} {fingerprint(module)}", "plan": "plain eval()"}
+        return {"model": f"{type(model).__qualname__} {_code_of_class(type(model))}", "plan": "its own"}
+    forward = model._forward if isinstance(model, ModulePredictor) else None  # noqa: SLF001 - the rule it was made with
+    called = "" if forward is None else f", called by {described(forward)}"
+    return {"model": f"{type(module).__name__} {fingerprint(module)}", "plan": f"plain eval(){called}"}
 
 
 def data_identity(source: Source) -> str:
@@ -58,15 +62,18 @@ def data_identity(source: Source) -> str:
 
 
 def described(value: Any, within: tuple[Any, ...] = ()) -> str:
-    """A setting in words that are the same in another process: a function by name, digest of code, bound values.
+    """A setting in words that are the same in another process: a function by name, digest of code, bound values; an
+    object by its class and what its attributes hold.
 
-    `within` are the functions that hold the value: they are not opened again.
+    `within` are the functions and objects that hold the value: they are not opened again.
 
     Example:
         >>> described(["accuracy", None, 3])
         "['accuracy', None, 3]"
     """
-    if isinstance(value, types.FunctionType) and value not in within:
+    if any(value is holder for holder in within):
+        return type(value).__name__
+    if isinstance(value, types.FunctionType):
         return f"{value.__qualname__} {hashlib.sha256(_code(value.__code__)).hexdigest()[:12]}{_bound(value, within)}"
     if isinstance(value, functools.partial):
         parts = (value.func, value.args, value.keywords)
@@ -75,13 +82,44 @@ def described(value: Any, within: tuple[Any, ...] = ()) -> str:
         return "{" + ", ".join(f"{name!r}: {described(part, within)}" for name, part in value.items()) + "}"
     if isinstance(value, list | tuple):
         return "[" + ", ".join(described(part, within) for part in value) + "]"
+    if isinstance(value, set | frozenset):
+        return "{" + ", ".join(sorted(described(part, within) for part in value)) + "}"
+    if isinstance(value, types.MethodType):
+        return f"{described(value.__func__, within)} of {described(value.__self__, within)}"
     if isinstance(value, np.ndarray | torch.Tensor):
         digest = hashlib.sha256()
         _update(digest, value)
         return f"values {digest.hexdigest()[:12]}"
     if isinstance(value, str | int | float | bool | type(None)):
         return repr(value)
-    return str(getattr(value, "name", None) or getattr(value, "__qualname__", None) or type(value).__name__)
+    if isinstance(value, type | types.BuiltinFunctionType) or len(within) >= _DEEPEST:
+        return str(getattr(value, "__qualname__", None) or type(value).__qualname__)
+    return _object(value, (*within, value))
+
+
+def _object(value: Any, within: tuple[Any, ...]) -> str:
+    held = dict(getattr(value, "__dict__", {}))
+    for name in getattr(type(value), "__slots__", ()):  # as of a dataclass with slots
+        if isinstance(name, str) and hasattr(value, name):
+            held[name] = getattr(value, name)
+    inside = [f"{name}={described(part, within)}" for name, part in sorted(held.items()) if not name.startswith("_")]
+    if isinstance(value, nn.Module):
+        inside.append(fingerprint(value))
+    if value.__class__.__module__ == "builtins" or not (inside or held):
+        return str(getattr(value, "__qualname__", type(value).__qualname__))
+    digest = hashlib.sha256(", ".join(inside).encode()).hexdigest()[:12]
+    return f"{type(value).__qualname__} {_code_of_class(type(value))} {digest}"
+
+
+def _code_of_class(kind: type) -> str:
+    """A digest of the methods that a class, and those it is made of, define: two of one name are told apart."""
+    digest = hashlib.sha256()
+    for base in kind.__mro__:
+        for name, part in sorted(vars(base).items()):
+            function = getattr(part, "__func__", part)
+            if isinstance(function, types.FunctionType):
+                digest.update(name.encode() + _code(function.__code__))
+    return digest.hexdigest()[:12]
 
 
 def _code(code: types.CodeType) -> bytes:

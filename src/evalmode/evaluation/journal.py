@@ -12,7 +12,7 @@ import sqlite3
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,9 +52,8 @@ class Journal:
         self.path = path
         self.identity = dict(identity)
         self._lock = lock
-        self._done = self._count = 0
         self._runs = Runs()
-        self._last = identity_digest(identity)
+        self._recorded = _Recorded(0, 0, b"", identity_digest(identity))
         self._finished: bytes | None = None
         if not is_there(path):
             create(path, identity)
@@ -90,7 +89,7 @@ class Journal:
     @property
     def done(self) -> int:
         """How many samples of the data it answers for: those recorded and those left out as bad."""
-        return self._done
+        return self._recorded.samples
 
     @property
     def finished(self) -> bytes | None:
@@ -108,13 +107,15 @@ class Journal:
             JournalError: what is read is not what was written.
         """
         last = identity_digest(self.identity)
-        for number in range(self._count):
+        for number in range(self._recorded.chunks):
             with told(self.path, "read"):
                 chunk, last = self._chunk(number, last)
             yield chunk
 
     def append(self, chunk: Chunk) -> None:
-        """Record a chunk: when this returns, it is on the disk. When this raises, nothing of it is.
+        """Record a chunk: when this returns, it is on the disk. Of a chunk that is refused, nothing is.
+
+        The last one again changes nothing: a call that Ctrl-C stopped, before or after its commit, can be repeated.
 
         Raises:
             JournalError: the disk is full, or the file cannot be written.
@@ -122,14 +123,19 @@ class Journal:
         """
         if self._finished is not None:
             raise UsageError(f"the evaluation in {str(self.path)!r} is finished", fix="name another journal")
-        if (there := self._runs.has(chunk.positions)).any():
+        data = packed(chunk)
+        self._catch_up()
+        recorded = self._recorded
+        if recorded.chunks and digest(recorded.before, data) == recorded.last:
+            return
+        positions = chunk.done_positions
+        if (there := self._runs.has(positions)).any():
             raise UsageError(
-                f"the sample at position {int(chunk.positions[there][0])} is in {str(self.path)!r} already",
+                f"the sample at position {int(positions[there][0])} is in {str(self.path)!r} already",
                 expected="every sample once",
             )
-        data = packed(chunk)
-        seal = digest(self._last, data)
-        self._write("INSERT INTO chunks VALUES (?, ?, ?)", (self._count, data, seal))
+        seal = digest(recorded.last, data)
+        self._write("INSERT INTO chunks VALUES (?, ?, ?)", (recorded.chunks, data, seal))
         self._took(chunk, seal)
 
     def finish(self, result: bytes) -> None:
@@ -143,7 +149,9 @@ class Journal:
             return
         if self._finished is not None:
             raise UsageError(f"{str(self.path)!r} holds another result already", fix="name another journal")
-        self._write("INSERT INTO result VALUES (0, ?, ?)", (result, digest(self._last, b"result", result)))
+        self._catch_up()
+        seal = digest(self._recorded.last, b"result", result)
+        self._write("INSERT INTO result VALUES (0, ?, ?)", (result, seal))
         self._finished = bytes(result)
 
     def close(self) -> None:
@@ -194,12 +202,14 @@ class Journal:
         if numbers != list(range(len(numbers))):
             raise damaged(self.path, "a chunk is missing")
         for number in numbers:
-            chunk, seal = self._chunk(number, self._last)
-            if self._runs.has(chunk.positions).any():
+            chunk, seal = self._chunk(number, self._recorded.last)
+            if self._runs.has(chunk.done_positions).any():
                 raise damaged(self.path, "a sample is in two chunks")
             self._took(chunk, seal)
         results = database.execute("SELECT data, digest FROM result").fetchall()
-        if results and (len(results) > 1 or digest(self._last, b"result", _blob(results[0][0])) != results[0][1]):
+        if results and (
+            len(results) > 1 or digest(self._recorded.last, b"result", _blob(results[0][0])) != results[0][1]
+        ):
             raise damaged(self.path, "its result has changed")
         self._finished = results[0][0] if results else None
 
@@ -210,11 +220,27 @@ class Journal:
             raise damaged(self.path, f"chunk {number} has changed")
         return unpacked(row[0]), row[1]
 
+    def _catch_up(self) -> None:
+        """Take in what was committed, where Ctrl-C came before it was counted."""
+        number = self._recorded.chunks
+        with told(self.path, "read"):
+            if self._open_database().execute("SELECT 1 FROM chunks WHERE number = ?", (number,)).fetchone():
+                self._took(*self._chunk(number, self._recorded.last))
+
     def _took(self, chunk: Chunk, seal: bytes) -> None:
-        self._runs.add(chunk.positions)
-        self._done += chunk.done
-        self._count += 1
-        self._last = seal
+        positions = chunk.done_positions
+        self._runs.add(positions)
+        samples, chunks, _, last = self._recorded
+        self._recorded = _Recorded(samples + len(positions), chunks + 1, last, seal)
+
+
+class _Recorded(NamedTuple):
+    """What is in the file: of how many samples, in how many chunks, and the digests of the last two."""
+
+    samples: int
+    chunks: int
+    before: bytes
+    last: bytes
 
 
 def _blob(value: Any) -> bytes:

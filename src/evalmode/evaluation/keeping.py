@@ -1,4 +1,4 @@
-"""What an evaluation has kept so far: chunks of samples, in memory and in the journal, and running figures."""
+"""What an evaluation has kept so far: the samples that were read, in memory and in the journal, and those left out."""
 
 from __future__ import annotations
 
@@ -10,122 +10,139 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evalmode.certificate import BadSampleRecord
-from evalmode.evaluation.chunk import Chunk, joined
+from evalmode.evaluation.chunk import Chunk
 from evalmode.evaluation.journal import Journal
+from evalmode.evaluation.kept import Kept, Part
 from evalmode.evaluation.reading import Reading
 from evalmode.evaluation.samples import Samples
 
-__all__ = ["CONFIDENCE", "Keeping"]
+__all__ = ["Keeping"]
 
-CONFIDENCE = "confidence"
 _CHUNK_SAMPLES = 4096
 _CHUNK_SECONDS = 1.0  # a kill loses at most about this much work
 _LISTED = 100  # bad samples that are kept by name; all are counted
+
+Values = NDArray[Any]
+Read = tuple[NDArray[np.int64], Values, Reading, Mapping[str, Values]]
+
+
+class _Waiting:
+    """What is in no chunk yet. The chunk is made once: what is interrupted is taken up again with the same one."""
+
+    def __init__(self) -> None:
+        self.parts: list[Read] = []
+        self.bad: dict[int, BadSampleRecord] = {}
+        self.samples = 0
+        self.chunk: tuple[Chunk, Part] | None = None
+
+    def made(self) -> tuple[Chunk, Part]:
+        """Its chunk, and what is held of it."""
+        if self.chunk is None:
+            chunk = _chunk(self.parts, self.bad)
+            self.chunk = chunk, Part.of(chunk)
+        return self.chunk
 
 
 class Keeping:
     """Readings become chunks of some thousand samples; a chunk is on the disk before the next one is begun.
 
-    Nothing else of a group is kept: neither inputs nor outputs.
+    Nothing else of a group is kept: neither inputs nor outputs. A sample that was left out is not tried again.
     """
 
     def __init__(self, journal: Journal | None) -> None:
         self.journal = journal
-        self.chunks: list[Chunk] = list(journal.chunks()) if journal is not None else []
-        self.samples = sum(chunk.samples for chunk in self.chunks)
-        self.bad: dict[str, BadSampleRecord] = {record.id: record for chunk in self.chunks for record in chunk.bad}
-        self._known = frozenset(self.bad)
-        self._positions: list[NDArray[np.int64]] = []
-        self._ids: list[NDArray[Any]] = []
-        self._readings: list[Reading] = []
-        self._columns: list[Mapping[str, NDArray[Any]]] = []
-        self._new_bad: list[BadSampleRecord] = []
-        self._waiting = 0
+        self.bad: dict[int, BadSampleRecord] = {}
+        self._kept = Kept()
+        self._waiting = _Waiting()
         self._flushed = time.monotonic()
+        for chunk in journal.chunks() if journal is not None else ():
+            self._kept.add(Part.of(chunk))
+            self.bad.update(zip(chunk.bad_positions, chunk.bad, strict=True))
+        self._in_chunks = len(self._kept)
 
     @property
-    def done(self) -> NDArray[np.int64]:
-        """The positions of the samples that the journal holds."""
-        return np.concatenate([chunk.positions for chunk in self.chunks]) if self.chunks else np.zeros(0, np.int64)
+    def samples(self) -> int:
+        """How many samples were read; those left out are not among them."""
+        return self._in_chunks + self._waiting.samples
 
-    def add(
-        self,
-        positions: NDArray[np.int64],
-        ids: NDArray[Any],
-        reading: Reading,
-        columns: Mapping[str, NDArray[Any]],
-    ) -> None:
+    def positions(self) -> NDArray[np.int64]:
+        """The positions of the samples in chunks, in the order in which they came."""
+        return self._kept.positions()
+
+    def done(self) -> NDArray[np.int64]:
+        """The positions that the journal answers for: of samples that were read, and of those left out."""
+        return np.concatenate([self.positions(), np.fromiter(self.bad, np.int64, len(self.bad))])
+
+    def add(self, positions: NDArray[np.int64], ids: Values, reading: Reading, columns: Mapping[str, Values]) -> None:
         """Keep the samples of a reading."""
-        self._positions.append(positions)
-        self._ids.append(ids)
-        self._readings.append(reading)
-        self._columns.append(columns)
-        self._waiting += len(positions)
-        self.samples += len(positions)
+        waiting = self._waiting
+        waiting.parts.append((positions, ids, reading, columns))
+        waiting.samples += len(positions)
         waited = self.journal is not None and time.monotonic() - self._flushed > _CHUNK_SECONDS
-        if self._waiting >= _CHUNK_SAMPLES or waited:
+        if waiting.samples >= _CHUNK_SAMPLES or waited:
             self.flush()
 
-    def lose(self, sample: str, reason: str) -> None:
+    def lose(self, position: int, name: str, reason: str) -> None:
         """Count a sample that is left out."""
-        if sample not in self.bad:
-            self.bad[sample] = BadSampleRecord(id=sample, reason=reason)
-            self._new_bad.append(self.bad[sample])
-
-    def clear(self) -> None:
-        """Forget what is not in a chunk yet."""
-        self.samples -= self._waiting
-        self._positions, self._ids, self._readings, self._columns = [], [], [], []
-        self._waiting = 0
+        if position not in self.bad:
+            record = BadSampleRecord(id=name, reason=reason)
+            self._waiting.bad[position] = record
+            self.bad[position] = record
 
     def flush(self) -> None:
-        """Make a chunk of what has come since the last one, and record it."""
-        if not self._positions and not self._new_bad:
-            return
-        chunk = self._chunk()
-        if self.journal is not None:
-            self.journal.append(chunk)
-        self.chunks.append(chunk)
-        self._new_bad = []
-        self.samples += self._waiting
-        self.clear()
+        """Make a chunk of what has come since the last one, and record it. Interrupted anywhere, it can be repeated."""
+        waiting = self._waiting
+        if waiting.parts or waiting.bad:
+            chunk, part = waiting.made()
+            if self.journal is not None:
+                self.journal.append(chunk)
+            self._kept.add(part)
+            self._waiting, self._in_chunks = _Waiting(), len(self._kept)
         self._flushed = time.monotonic()
 
+    def recorded(self, positions: NDArray[np.int64]) -> tuple[NDArray[np.int64], Samples]:
+        """Which of `positions` the journal holds, and what it holds of them, in the order of the data."""
+        found = Kept()
+        for chunk in self.journal.chunks() if self.journal is not None else ():
+            chosen = np.isin(chunk.positions, positions)
+            if chosen.any():
+                found.add(Part.of(chunk.where(chosen)))
+        return np.sort(found.positions()), found.samples()
+
     def result(self) -> Samples:
-        """All samples in the order of the data."""
+        """All samples in the order of the data; nothing is kept here afterwards."""
         self.flush()
-        return joined(self.chunks)
+        return self._kept.samples()
 
     def listed(self) -> tuple[BadSampleRecord, ...]:
-        """The first samples that were left out."""
-        return tuple(self.bad.values())[:_LISTED]
-
-    def _chunk(self) -> Chunk:
-        readings = self._readings
-        columns = {name: _stacked([column[name] for column in self._columns]) for name in (self._columns or [{}])[0]}
-        confidence = _together([reading.confidence for reading in readings])
-        if confidence is not None:
-            columns[CONFIDENCE] = confidence
-        return Chunk(
-            np.concatenate(self._positions) if self._positions else np.zeros(0, np.int64),
-            _stacked(self._ids) if self._ids else np.zeros(0, np.int64),
-            {
-                name: _stacked([reading.rows[name] for reading in readings])
-                for name in (readings[0].rows if readings else {})
-            },
-            _together([reading.target for reading in readings]),
-            _together([reading.prediction for reading in readings]),
-            _together([reading.scores for reading in readings]),
-            columns,
-            tuple(self._new_bad),
-        )
+        """The first samples that were left out, in the order of the data."""
+        return tuple(self.bad[position] for position in sorted(self.bad)[:_LISTED])
 
 
-def _stacked(parts: list[NDArray[Any]]) -> NDArray[Any]:
+def _chunk(parts: list[Read], bad: Mapping[int, BadSampleRecord]) -> Chunk:
+    positions, ids, readings, columns = zip(*parts, strict=True) if parts else ((), (), (), ())
+    return Chunk(
+        np.concatenate(positions) if positions else np.zeros(0, np.int64),
+        _stacked(ids) if ids else np.zeros(0, np.int64),
+        {
+            name: _stacked([reading.rows[name] for reading in readings])
+            for name in (readings[0].rows if readings else {})
+        },
+        _together([reading.target for reading in readings]),
+        _together([reading.prediction for reading in readings]),
+        _together([reading.scores for reading in readings]),
+        {name: _stacked([column[name] for column in columns]) for name in (columns[0] if columns else {})},
+        tuple(bad.values()),
+        tuple(bad),
+        _together([reading.confidence for reading in readings]),
+    )
+
+
+def _stacked(parts: list[Values] | tuple[Values, ...]) -> Values:
     return np.concatenate(parts) if len(parts) > 1 else parts[0]
 
 
-def _together(parts: list[NDArray[Any] | None]) -> NDArray[Any] | None:
+def _together(parts: list[Values | None]) -> Values | None:
     there = [part for part in parts if part is not None]
     if not there or len(there) < len(parts) or len({part.shape[1:] for part in there}) > 1:
         return None

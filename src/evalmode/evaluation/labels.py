@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -14,9 +15,12 @@ from evalmode.errors import TaskError, UsageError
 from evalmode.observe.tree import describe
 from evalmode.predictor.optimized import OptimizedPredictor
 
-__all__ = ["Labels", "inputs_named", "lone_input", "without_columns"]
+__all__ = ["GROUPS", "Labels", "given_values", "inputs_named", "lone_input", "without_columns"]
 
 Values = NDArray[Any]
+GROUPS = "groups="
+"""The name under which values given as `groups` are kept: no column of the data is called so."""
+_MISSING = "missing"
 
 
 class Labels:
@@ -40,7 +44,7 @@ class Labels:
         self.group_column = groups if isinstance(groups, str) else None
         self.given = dict(given)
         if groups is not None and not isinstance(groups, str):
-            self.given["groups"] = _one_each(groups, "groups")
+            self.given[GROUPS] = _one_each(groups, "groups")
         wanted = [*columns, *([groups] if isinstance(groups, str) else [])]
         self.columns = tuple(dict.fromkeys(wanted))
         self.every = every
@@ -51,10 +55,13 @@ class Labels:
         return (*self.columns, *((self.id_column,) if self.id_column else ()))
 
     def require_length(self, samples: int | None) -> None:
-        """Refuse values that were given for another number of samples than there are."""
+        """Refuse values that were given for another number of samples than the data has; None where it cannot tell."""
         for name, values in (("ids", self.id_values), *self.given.items()):
-            if values is not None and samples is not None and len(values) < samples:
-                raise UsageError(f"{name} holds {len(values)} values for {samples} samples", expected="one for each")
+            if values is not None and samples is not None and len(values) != samples:
+                raise UsageError(
+                    f"{name.removesuffix('=')} holds {len(values)} values for {samples} samples",
+                    expected="one for each sample of the data, in its order",
+                )
         if self.id_values is not None and len(np.unique(self.id_values)) < len(self.id_values):
             raise UsageError("two samples have the same id", expected="an id of its own for each sample")
 
@@ -121,6 +128,27 @@ def inputs_named(model: Any) -> frozenset[str]:
         return frozenset(inspect.signature(model.forward).parameters)
     except (TypeError, ValueError, AttributeError):  # a scripted module, or no module
         return frozenset()
+
+
+def given_values(values: Any, name: str) -> Values:
+    """Numbers or texts that were given one for each sample, as an array; None among them is NaN, or 'missing'.
+
+    Raises:
+        UsageError: they are something else.
+
+    Example:
+        >>> given_values(["a", None], "site").tolist()
+        ['a', 'missing']
+    """
+    array = np.asarray(values.cpu() if isinstance(values, torch.Tensor) else values)
+    if array.dtype.kind == "O" and array.ndim == 1:
+        absent = [value is None or (isinstance(value, float) and math.isnan(value)) for value in array.tolist()]
+        there = np.array([value for value, none in zip(array.tolist(), absent, strict=True) if not none])
+        if there.dtype.kind in "biuf":
+            array = np.array([np.nan if none else value for value, none in zip(array, absent, strict=True)], float)
+        elif there.dtype.kind == "U":
+            array = np.array([_MISSING if none else value for value, none in zip(array, absent, strict=True)], str)
+    return _one_each(array, name)
 
 
 def _one_each(values: Any, name: str) -> Values:

@@ -15,11 +15,13 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
 from evalmode.evaluation.groups import Group, Lost, Sample, grouped, largest_group
+from evalmode.evaluation.runs import Runs
 from evalmode.evaluation.source import Source
 
 __all__ = ["Loading", "ahead"]
 
 _AHEAD = 2  # groups read while one runs: enough to hide reading, few enough to bound memory
+_LOOKED = 4096  # positions looked up at a time
 _END = object()
 
 
@@ -43,7 +45,9 @@ class Loading:
     ) -> None:
         self.source, self.size, self.chunk, self.device = source, size, chunk, device
         self.limit, self.workers = limit, workers
-        self.done = frozenset(done.tolist()) if done is not None and len(done) else frozenset()
+        self.done = Runs()
+        if done is not None:
+            self.done.add(done)
 
     @property
     def samples(self) -> int | None:
@@ -64,14 +68,20 @@ class Loading:
     def _arrays(self, rows: Callable[[Sequence[int]], Any]) -> Iterator[Group | Lost]:
         size = self.size or largest_group(rows(range(1)), self.device)
         total = self.samples or 0
-        left: Sequence[int] = [place for place in range(total) if place not in self.done] if self.done else range(total)
+        left: Sequence[int] = range(total) if not self.done else self._left(np.arange(total)).tolist()
         for start in range(0, len(left), size):
             places = left[start : start + size]
             filled = places if len(places) == size else [places[row % len(places)] for row in range(size)]
             yield Group(rows(filled), tuple(places), size)
 
     def _positions(self) -> Iterator[int]:
-        return (place for place in range(self.samples or 0) if place not in self.done)
+        total = self.samples or 0
+        for start in range(0, total, _LOOKED):
+            yield from self._left(np.arange(start, min(start + _LOOKED, total))).tolist()
+
+    def _left(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Those of the positions that are not done."""
+        return positions[~self.done.has(positions)]
 
     def _fetched(self) -> Iterator[Sample | Lost]:
         chunks = _chunks(self._positions(), self.chunk)
@@ -111,7 +121,7 @@ class Loading:
                     yield Lost(-1, "the stream ended at its error: what follows it in the data was not read")
                 return
             failed = False
-            if position not in self.done:
+            if not self.done or not self.done.has(np.array([position]))[0]:
                 yield Sample(position, value)
             position += 1
 

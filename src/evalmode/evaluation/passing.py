@@ -82,10 +82,10 @@ class Pass:
         if waiting is not None:
             self._finish(waiting)
 
-    def look(self, group: Group) -> None:
+    def look(self, group: Group) -> Reading | None:
         """Let the reader decide by this group what was not stated; nothing of it is kept.
 
-        Bad samples of it are left aside, as they were when the group was run.
+        Bad samples of it are left aside, as they were when the group was run; then there is no reading of it.
         """
         try:
             ran = self._start(group, keep=False)
@@ -93,16 +93,17 @@ class Pass:
             if not self.skip or out_of_memory(error):
                 raise
             self._look_one_by_one(group)
-            return
+            return None
         if ran is None:
-            return
+            return None
         _arrive(ran)
         try:
-            self.reader.read(ran.outputs, ran.target, len(group))
+            return self.reader.read(ran.outputs, ran.target, len(group))
         except EvalmodeError:
             if not self.skip:
                 raise
             self._decide(ran)
+            return None
 
     def _look_one_by_one(self, group: Group) -> None:
         """The model fails on the group: the first sample that it takes decides, as in `_one_by_one`."""
@@ -124,7 +125,7 @@ class Pass:
             if self.reader.readable(row_alone(outputs, row, size), row_alone(target, row, size))
         ]
         if good:
-            self.reader.decide(rows_again(outputs, good, size), rows_again(target, good, size), len(good))
+            self.reader.decide(rows_again(outputs, good, size), rows_again(target, good, size))
 
     def _start(self, group: Group, *, keep: bool = True) -> _Ran | None:
         positions = np.asarray(group.positions, np.int64)
@@ -235,7 +236,7 @@ class Pass:
     ) -> None:
         for row, own in bad:
             named = _of_sample(ids[row], own)
-            self._leave_out(str(ids[row]), named.got, named)
+            self._leave_out(group.positions[row], str(ids[row]), named.got, named)
         for row, reading in good:
             own_columns = {name: values[row : row + 1] for name, values in columns.items()}
             self._keep(np.asarray(group.positions[row : row + 1], np.int64), ids[row : row + 1], reading, own_columns)
@@ -252,11 +253,11 @@ class Pass:
         )
         if not self.skip:
             raise error from lost.cause
-        self._leave_out(name, lost.reason, error)
+        self._leave_out(lost.position, name, lost.reason, error)
 
-    def _leave_out(self, name: str, reason: str, error: EvalmodeError) -> None:
+    def _leave_out(self, position: int, name: str, reason: str, error: EvalmodeError) -> None:
         self.reason = self.reason or error
-        self.keeping.lose(name, reason.removeprefix(f"sample {name}: "))
+        self.keeping.lose(position, name, reason.removeprefix(f"sample {name}: "))
         self.tracker.add(1)
 
 

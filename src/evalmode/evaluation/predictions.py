@@ -2,7 +2,7 @@
 
 ::
 
-    sample_id  target  prediction  scores  loss  metric.NAME ...  column.NAME ...
+    sample_id  target  prediction  scores  confidence  loss  metric.NAME ...  column.NAME ...
 
 One row per sample in the order of the data. The schema's metadata holds the evaluation's record as JSON under
 `evalmode.evaluation`. A digest over all of it tells a damaged file from a whole one; it does not tell who wrote it.
@@ -45,7 +45,7 @@ _GROUP_ROWS: Final = 1 << 16
 _FORMAT, _VERSION, _RECORD, _METRICS, _PARTS, _DIGEST = (
     f"evalmode.{name}".encode() for name in ("format", "version", "evaluation", "metrics", "parts", "digest")
 )
-_SINGLE: Final = ("target", "prediction", "scores")
+_SINGLE: Final = ("target", "prediction", "scores", "confidence")
 
 
 class _Evaluated(Protocol):
@@ -197,6 +197,7 @@ def _samples(columns: list[tuple[ColumnLayout, Values]]) -> Samples:
         single.get("prediction"),
         single.get("scores"),
         named("column"),
+        single.get("confidence"),
     )
 
 

@@ -25,7 +25,10 @@ _KEPT_VALUES = 64  # of a sample's target or answer: more, as of a mask, is not 
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What is kept of some samples: what each metric reads of them, their targets, answers, scores and confidence."""
+    """What is kept of some samples: what each metric reads of them, their targets, answers, scores and confidence.
+
+    `confidence` is `(N, 2)` as in `Chunk`.
+    """
 
     rows: dict[str, Values]
     target: Values | None
@@ -51,7 +54,6 @@ class Reader:
     ) -> None:
         self.prediction, self.metrics, self.loss, self.keep_scores = prediction, metrics, loss, keep_scores
         self.chosen: tuple[Chosen, ...] | None = None
-        self.confident: bool | None = None
         self.said: dict[str, None] = {}  # an ordered set
 
     def read(self, outputs: Any, target: Any, count: int) -> Reading:
@@ -76,7 +78,7 @@ class Reader:
                 _numpy(scores, count)
                 if self.keep_scores and scores is not None and len(scores) == batch.size
                 else None,
-                self._confidence(batch, count),
+                _confidence(batch, count),
             )
 
     def readable(self, outputs: Any, target: Any) -> bool:
@@ -88,7 +90,7 @@ class Reader:
             return False
         return True
 
-    def decide(self, outputs: Any, target: Any, count: int) -> None:
+    def decide(self, outputs: Any, target: Any) -> None:
         """Settle by this group what was not stated, without reading it.
 
         Raises:
@@ -99,19 +101,10 @@ class Reader:
             self.say(said)
             if self.chosen is None:
                 self.chosen = self._choose(batch)
-            self._confidence(batch, count)
 
     def say(self, *lines: str) -> None:
         """Keep what was inferred, once."""
         self.said.update(dict.fromkeys(line for line in lines if line))
-
-    def _confidence(self, batch: Answered, count: int) -> Values | None:
-        found = _confidence(batch, count)
-        if self.confident is None:
-            self.confident = found is not None
-        if not self.confident:
-            return None
-        return found if found is not None else np.full(count, np.nan)
 
     def _choose(self, batch: Answered) -> tuple[Chosen, ...]:
         chosen = self.metrics
@@ -236,14 +229,15 @@ def _numpy(values: Tensor, count: int) -> Values:
 
 
 def _confidence(batch: Answered, count: int) -> Values | None:
-    """The probability that a classifier gives to its answer; None where outputs are no class scores."""
+    """The probability that a classifier gives to its answer, read both ways; None where outputs are no class scores."""
     scores = batch.scores
     if scores is None or scores.ndim != 2 or scores.shape[1] < 2 or not scores.is_floating_point():
         return None
     if batch.target_tensor is None or batch.target_tensor.is_floating_point():
         return None
     wide = scores.detach()[:count].cpu().double().numpy()
-    if bool((wide >= 0).all() and (np.abs(wide.sum(1) - 1) < 1e-2).all()):
-        return np.asarray(wide.max(1))
+    largest = wide.max(1)
     with np.errstate(invalid="ignore"):
-        return np.asarray(1.0 / np.exp(wide - wide.max(1, keepdims=True)).sum(1))
+        probabilities = (wide.min(1) >= 0) & (np.abs(wide.sum(1) - 1) < 1e-2)
+        of_logits = 1.0 / np.exp(wide - largest[:, None]).sum(1)
+    return np.stack([np.where(probabilities, largest, np.nan), of_logits], 1)

@@ -180,6 +180,8 @@ class ModuleRunner(Runner):
                 continue
             self.most = size
             self.notes.append(f"out of memory at {current} samples: run at {size}")
+            if self.first is None:
+                self.notes[-1] += ", whose last bits may be others than those of a machine with more memory"
             self.sizes.clear()
             return True
         return False

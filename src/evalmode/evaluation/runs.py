@@ -24,6 +24,9 @@ class Runs:
         self._starts: list[int] = []
         self._ends: list[int] = []
 
+    def __bool__(self) -> bool:
+        return bool(self._starts)
+
     def add(self, positions: NDArray[np.int64]) -> None:
         """Put `positions`, of shape `(N,)`, in; one that is there already changes nothing."""
         ordered = np.unique(positions)

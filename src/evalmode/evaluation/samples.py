@@ -16,11 +16,12 @@ __all__ = ["Samples"]
 class Samples:
     """The samples of an evaluation in the order of the data, whatever the order in which they were run.
 
-    `rows` holds for every metric what it reads of each sample: booleans or float64, one number or several. `columns`
-    are further values by name, as those that slices are cut by.
+    `rows` holds for every metric what it reads of each sample: booleans or float64, one number or several. `confidence`
+    is the probability that a classifier gave to its answer. `columns` are further values by name, as those that slices
+    are cut by.
 
     Shapes: `ids` `(N,)`, whole numbers or text; `target`, `prediction` `(N, ...)` or None; `scores` `(N, C)` or None;
-    each of `rows` `(N,)` or `(N, K)`; each of `columns` `(N,)`.
+    `confidence` `(N,)` or None; each of `rows` `(N,)` or `(N, K)`; each of `columns` `(N,)`.
     """
 
     ids: NDArray[Any]
@@ -29,6 +30,7 @@ class Samples:
     prediction: NDArray[Any] | None = None
     scores: NDArray[Any] | None = None
     columns: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    confidence: NDArray[Any] | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -51,4 +53,5 @@ class Samples:
             cut(self.prediction),
             cut(self.scores),
             {name: values[chosen] for name, values in self.columns.items()},
+            cut(self.confidence),
         )

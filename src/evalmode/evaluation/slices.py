@@ -9,10 +9,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from evalmode.certificate import SliceRecord
 from evalmode.errors import EvalmodeError, TaskError, UsageError
+from evalmode.evaluation.labels import given_values as one_each
 from evalmode.evaluation.samples import Samples
 from evalmode.measure.metric import Aggregate, Metric
 from evalmode.measure.paired import holm
@@ -25,6 +27,7 @@ LEAST = 20
 
 _MOST_VALUES = 1000
 _CLASS = ("class", "target", "label")
+_MISSING = "missing"  # what a part of samples without a value is called
 Parts = list[tuple[str, NDArray[np.bool_]]]
 
 
@@ -103,7 +106,8 @@ def slice_records(
     better = metrics[0].higher_is_better if metrics else None
     if better is None and metrics and metrics[0].aggregate is Aggregate.PROPORTION:
         better = True  # a figure of one's own that does not say it: shares usually count what is right
-    return tuple(sorted(records, key=lambda record: _badness(record, better)))
+    first = metrics[0].name if metrics else ""
+    return tuple(sorted(records, key=lambda record: _badness(record, first, better)))
 
 
 def _replaced(record: SliceRecord, p_value: float) -> SliceRecord:
@@ -117,15 +121,11 @@ def _replaced(record: SliceRecord, p_value: float) -> SliceRecord:
     )
 
 
-def _badness(record: SliceRecord, higher_is_better: bool | None) -> tuple[bool, float, str, str]:
-    """Large enough parts first, the worst figure first."""
-    value = record.metrics[0].value if record.metrics else math.inf
-    return (
-        record.samples < LEAST,
-        value if higher_is_better or (higher_is_better is None and not record.metrics) else -value,
-        record.by,
-        record.name,
-    )
+def _badness(record: SliceRecord, metric: str, higher_is_better: bool | None) -> tuple[bool, bool, float, str, str]:
+    """Large enough parts first, the worst figure of the metric first, then those that have none."""
+    values = [figure.value for figure in record.metrics if figure.name == metric and not math.isnan(figure.value)]
+    worst = 0.0 if not values else values[0] if higher_is_better else -values[0]
+    return record.samples < LEAST, not values, worst, record.by, record.name
 
 
 def _record(
@@ -207,24 +207,23 @@ def _named(name: str, what: Any) -> Cut:
     if _is_quantiles(what):
         cut = _quantiles(what[0], what[1])
         return Cut(name, cut.parts, cut.columns)
-    values = np.asarray(what)
-    if values.ndim != 1:
+    if not isinstance(what, list | tuple | np.ndarray | torch.Tensor):
         raise _no_slice(what)
 
     def parts(samples: Samples) -> Parts:
-        return _by_value(name, samples.columns[f"slice {name}"])
+        return _by_value(name, samples.columns[f"slices={name}"])
 
     return Cut(name, parts)
 
 
-def given_values(slices: Any) -> dict[str, NDArray[Any]]:
+def values_of(slices: Any) -> dict[str, NDArray[Any]]:
     """The values of every sample that were given as arrays, by the name of the column that holds them."""
     found: dict[str, NDArray[Any]] = {}
     entries = [slices] if isinstance(slices, Mapping) else slices if isinstance(slices, list | tuple) else []
     for entry in entries:
         for name, what in entry.items() if isinstance(entry, Mapping) else ():
             if not callable(what) and not isinstance(what, str) and not _is_quantiles(what):
-                found[f"slice {name}"] = np.asarray(what)
+                found[f"slices={name}"] = one_each(what, f"the slice {name!r}")
     return found
 
 
@@ -248,10 +247,13 @@ def _quantiles(name: str, number: int) -> Cut:
             raise TaskError(
                 f"the column {name!r} holds no numbers, so it has no quantiles", fix=f"slices=[{name!r}] cuts by value"
             )
-        edges = np.unique(np.quantile(values, np.linspace(0, 1, number + 1)))
+        absent = np.isnan(values) if values.dtype.kind == "f" else np.zeros(len(values), bool)
+        found: Parts = [(_MISSING, absent)] if absent.any() else []
+        if absent.all():
+            return found
+        edges = np.unique(np.quantile(values[~absent], np.linspace(0, 1, number + 1)))
         if len(edges) < 2:
-            return [(f"{edges[0]:g}", np.ones(len(values), bool))]
-        found: Parts = []
+            return [(f"{edges[0]:g}", ~absent), *found]
         for low, high in itertools.pairwise(edges.tolist()):
             last = high == edges[-1]
             inside = (values >= low) & ((values <= high) if last else (values < high))
@@ -264,7 +266,8 @@ def _quantiles(name: str, number: int) -> Cut:
 def _predicate(name: str, predicate: Callable[[Mapping[str, NDArray[Any]]], Any]) -> Cut:
     def parts(samples: Samples) -> Parts:
         seen: dict[str, NDArray[Any]] = {"id": samples.ids, **samples.columns}
-        for key, values in (("target", samples.target), ("prediction", samples.prediction)):
+        for key in ("target", "prediction", "confidence"):
+            values = getattr(samples, key)
             if values is not None:
                 seen.setdefault(key, values)
         try:
@@ -304,14 +307,16 @@ def _column_of(samples: Samples, name: str) -> NDArray[Any]:
 
 
 def _by_value(by: str, values: NDArray[Any]) -> Parts:
-    different = np.unique(values)
+    absent = np.isnan(values) if values.dtype.kind == "f" else np.zeros(len(values), bool)
+    different = np.unique(values[~absent])
     if len(different) > _MOST_VALUES:
         raise TaskError(
             f"{by!r} has {len(different)} different values",
             expected=f"at most {_MOST_VALUES} slices",
             fix=f"slices=[({by!r}, 4)] cuts by quarters" if by not in _CLASS else "name a coarser column",
         )
-    return [(str(value), values == value) for value in different.tolist()]
+    parts = [(str(value), values == value) for value in different.tolist()]
+    return [*parts, (_MISSING, absent)] if absent.any() else parts
 
 
 def _no_slice(what: object) -> UsageError:

@@ -26,11 +26,12 @@ from evalmode.evaluation.figures import (
     records_of,
     worst_samples,
 )
+from evalmode.evaluation.going_on import require_same
 from evalmode.evaluation.groups import Group, Lost
 from evalmode.evaluation.identity import data_identity, described, model_identity
 from evalmode.evaluation.journal import Journal
 from evalmode.evaluation.keeping import Keeping
-from evalmode.evaluation.labels import Labels, inputs_named
+from evalmode.evaluation.labels import GROUPS, Labels, inputs_named
 from evalmode.evaluation.loading import Loading
 from evalmode.evaluation.options import Options
 from evalmode.evaluation.passing import Pass
@@ -41,7 +42,7 @@ from evalmode.evaluation.reading import Reader
 from evalmode.evaluation.result import Evaluation
 from evalmode.evaluation.running import runner_for
 from evalmode.evaluation.samples import Samples
-from evalmode.evaluation.slices import cuts_of, given_values, slice_records
+from evalmode.evaluation.slices import cuts_of, slice_records, values_of
 from evalmode.evaluation.source import Source, source_of
 from evalmode.measure.metric import Metric
 from evalmode.observe.fingerprint import environment_record, model_record
@@ -70,7 +71,7 @@ class Work:
             options.ids,
             options.groups,
             [name for cut in self.cuts for name in cut.columns],
-            given_values(options.slices),
+            values_of(options.slices),
             every=any(cut.every for cut in self.cuts),
         )
         keep_scores = bool(options.keep_predictions) or bool(self.whole)
@@ -120,9 +121,13 @@ class Work:
             if keeping.samples and source is not None:  # what the first group decides is not in the journal
                 first = next((item for item in self._loading(source, None) if isinstance(item, Group)), None)
                 if first is not None:
-                    work.look(first)
+                    reading = work.look(first)
+                    if reading is not None and self.runner.exact:
+                        require_same(first, reading, keeping)
             work.over(loading)
             keeping.flush()
+            if source is not None and source.samples is None and self.options.most is None:
+                self.labels.require_length(keeping.samples + len(keeping.bad))
         except BaseException as error:
             keeping.flush()
             if isinstance(error, KeyboardInterrupt):
@@ -164,7 +169,7 @@ class Work:
             size=self.runner.size,
             chunk=_READ if options.batch_size == "auto" else size,
             device=self.runner.device.type,
-            done=None if keeping is None else keeping.done,
+            done=None if keeping is None else keeping.done(),
             limit=options.most,
             workers=0 if source.stream is not None else options.workers,
         )
@@ -182,6 +187,8 @@ class Work:
             for name in ("metrics", "split", "forward", "prediction", "loss", "slices", "groups", "ids")
         }
         plain = {name: repr(getattr(options, name)) for name in ("confidence", "on_bad_sample", "limit")}
+        if source.own_collate:
+            settings["collate_fn"] = described(source.collate)
         scores = {"scores": "kept" if self.reader.keep_scores else "not kept", "device": str(self.runner.device)}
         machine = environment_record(self.runner.device)  # bits differ between processors, threads and versions
         where = {"torch": machine.torch, "processor": machine.processor, "place": machine.device}
@@ -191,6 +198,8 @@ class Work:
         return {**model, **where, "data": data_identity(source), **settings, **plain, **scores}
 
     def _evaluation(self, work: Pass, keeping: Keeping) -> Evaluation:
+        keeping.flush()
+        positions = np.sort(keeping.positions())
         samples = keeping.result()
         metrics = metrics_of(self.reader.chosen or (), samples)
         confidence = self.options.confidence
@@ -213,7 +222,7 @@ class Work:
             slices=slice_records(self.cuts, samples, tuple(metrics.values()), confidence, clusters),
             confusion=confusion_of(samples),
             calibration=calibration_of(samples),
-            worst=self._worst(metrics, samples, keeping),
+            worst=self._worst(metrics, samples, positions),
             notes=tuple(dict.fromkeys((*self.notes, *self.runner.notes, *work.notes, *said))),
             seconds=time.perf_counter() - self.started,
         )
@@ -231,10 +240,11 @@ class Work:
         groups = self.options.groups
         if groups is None:
             return None
-        return samples.columns[groups if isinstance(groups, str) else "groups"]
+        return samples.columns[groups if isinstance(groups, str) else GROUPS]
 
-    def _worst(self, metrics: dict[str, Metric], samples: Samples, keeping: Keeping) -> tuple[SampleRecord, ...]:
-        positions = np.sort(keeping.done)
+    def _worst(
+        self, metrics: dict[str, Metric], samples: Samples, positions: NDArray[np.int64]
+    ) -> tuple[SampleRecord, ...]:
         source = self.source
 
         def picture(place: int) -> str:

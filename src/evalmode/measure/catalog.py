@@ -46,7 +46,7 @@ from evalmode.measure.token_accuracy import TOKEN_ACCURACY
 from evalmode.measure.token_loss import TOKEN_LOSS
 from evalmode.measure.top_k_accuracy import TOP_5_ACCURACY, top_k_accuracy
 
-__all__ = ["METRICS", "metric_named"]
+__all__ = ["METRICS", "is_listed", "metric_named"]
 
 METRICS = MappingProxyType(
     {
@@ -129,6 +129,20 @@ def metric_named(name: str) -> Metric:
         expected="one of " + ", ".join(METRICS),
         fix=f"did you mean {known[near[0]]!r}?" if near else "or a function (outputs, target) -> one value per sample",
     )
+
+
+def is_listed(name: str) -> bool:
+    """Whether there is a metric of that name.
+
+    Example:
+        >>> is_listed("accuracy"), is_listed("happiness")
+        (True, False)
+    """
+    try:
+        metric_named(name)
+    except TaskError:
+        return False
+    return True
 
 
 def _plain(name: str) -> str:
