@@ -54,10 +54,10 @@ def test_degenerate_clusters_are_told():
         metric_record(LOG_LOSS, np.arange(3.0), clusters=np.arange(2))
 
 
-@given(st.floats(0.001, 0.999), st.floats(-0.3, 0.3), st.floats(-0.1, 0.1))
-def test_tail_is_the_inverse_of_end(tail, bias, acceleration):
+@given(st.floats(0.001, 0.999), st.floats(-0.3, 0.3), st.floats(-0.1, 0.1), st.integers(5, 5000))
+def test_tail_is_the_inverse_of_end(tail, bias, acceleration, units):
     drawn = np.sort(np.random.default_rng(0).normal(size=4000))
-    found = Resampled(drawn, bias, acceleration, "")
+    found = Resampled(drawn, bias, acceleration, units, "")
     end = found.end(tail)
     if drawn[5] < end < drawn[-5]:
         assert found.tail(end) == pytest.approx(tail, abs=2e-3)

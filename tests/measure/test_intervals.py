@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import beta, bootstrap
+from scipy.stats import beta, bootstrap, norm, t
 
 from evalmode.errors import UsageError
 from evalmode.measure import intervals
@@ -48,8 +48,14 @@ def test_proportion_covers_at_least_as_often_as_it_says():
 @pytest.mark.parametrize("seed", range(3))
 def test_mean_is_scipys_bca(seed):
     values = np.random.default_rng(seed).exponential(size=80)
+    level = 1 - 2 * norm.cdf(np.sqrt(80 / 79) * t.ppf(0.025, 79))
     expected = bootstrap(
-        (np.sort(values),), np.mean, n_resamples=9999, method="BCa", rng=np.random.default_rng(0)
+        (np.sort(values),),
+        np.mean,
+        n_resamples=9999,
+        method="BCa",
+        confidence_level=level,
+        rng=np.random.default_rng(0),
     ).confidence_interval
     interval = mean_interval(values)
     assert interval.method == "BCa bootstrap"
@@ -62,6 +68,12 @@ def test_mean_is_scipys_bca(seed):
 def test_mean_has_the_same_bits_in_any_order(values, shuffle):
     other = shuffle.sample(values, len(values))
     assert mean_interval(np.array(values)) == mean_interval(np.array(other))
+
+
+@given(st.floats(1e-4, 1 - 1e-4), st.integers(2, 10**6))
+def test_a_narrowed_quantile_is_the_inverse_of_a_widened_one(tail, units):
+    assert intervals.narrowed(intervals.widened(tail, units), units) == pytest.approx(tail)
+    assert abs(intervals.widened(tail, units)) >= abs(norm.ppf(tail)) * (1 - 1e-9)
 
 
 def test_the_analytic_form_meets_the_simulated_one(monkeypatch):

@@ -20,7 +20,9 @@ from evalmode.measure.intervals import (
     Interval,
     check_confidence,
     has_scipy,
+    narrowed,
     proportion_interval,
+    widened,
 )
 from evalmode.measure.metric import Aggregate, Metric
 from evalmode.measure.resampling import Cells, cells_of
@@ -47,18 +49,20 @@ Figures = Callable[[NDArray[Any], NDArray[Any]], NDArray[np.float64]]
 
 @dataclass(frozen=True, slots=True)
 class Resampled:
-    """What resampling says of a figure: the sorted resamples, with BCa's corrections for bias and skewness."""
+    """What resampling `units` samples or groups says of a figure: the sorted resamples, with BCa's corrections for bias
+    and skewness, and wider by as much as resamples of few units are too narrow."""
 
     drawn: NDArray[np.float64]
     bias: float
     acceleration: float
+    units: int
     method: str
 
     def end(self, tail: float) -> float | None:
         """The bound below which the figure lies at that one-sided level; None where BCa has a pole."""
         from scipy.stats import norm
 
-        shift = self.bias + float(norm.ppf(tail))
+        shift = self.bias + widened(tail, self.units)
         if self.acceleration * shift >= 1:
             return None
         at = float(norm.cdf(self.bias + shift / (1 - self.acceleration * shift)))
@@ -74,7 +78,7 @@ class Resampled:
         shift = float(norm.ppf(share)) - self.bias
         if 1 + self.acceleration * shift <= 0:
             return least if shift < 0 else 1 - least
-        return float(norm.cdf(shift / (1 + self.acceleration * shift) - self.bias))
+        return narrowed(shift / (1 + self.acceleration * shift) - self.bias, self.units)
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +123,7 @@ def bootstrap_interval(
         UsageError: `confidence` is not between 0 and 1.
 
     Source: Efron, "Better bootstrap confidence intervals", J. Am. Stat. Assoc. 82 (1987); Field and Welsh,
-    "Bootstrapping clustered data", J. R. Stat. Soc. B 69 (2007).
+    "Bootstrapping clustered data", J. R. Stat. Soc. B 69 (2007); for few units `intervals.widened`.
     """
     check_confidence(confidence)
     if not bool(np.isfinite(rows).all()) or not math.isfinite(value):
@@ -164,8 +168,8 @@ def uncertainty(cells: Cells, figures: Figures, *, seed: int = 0) -> Uncertainty
     name = f"cluster bootstrap of {units}" if grouped else "bootstrap"
     bias, acceleration = _bias(drawn, value), _acceleration(cells, figures, seed)
     if math.isfinite(bias) and math.isfinite(acceleration):
-        return Resampled(drawn, bias, acceleration, f"BCa {name}")
-    return Resampled(drawn, 0.0, 0.0, f"percentile {name} (BCa is degenerate here)")
+        return Resampled(drawn, bias, acceleration, cells.units, f"BCa {name}")
+    return Resampled(drawn, 0.0, 0.0, cells.units, f"percentile {name} (BCa is degenerate here)")
 
 
 def sums_of(rows: NDArray[Any], clusters: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
