@@ -201,3 +201,9 @@ def test_a_long_message_becomes_one_line(text: str, shown: str) -> None:
     assert shown in error.got
     assert "\n" not in error.got
     assert len(error.got) < 330
+
+
+def test_colours_of_a_terminal_are_no_part_of_the_reason() -> None:
+    error = RuntimeError("\x1b[1;31mUnsupported\x1b[0m operator \x1b[33maten::fft_rfft\x1b[0m")
+    told = refusal("onnxruntime", error, "convert").got
+    assert "\x1b" not in told and "`aten.fft_rfft`" in told

@@ -78,4 +78,5 @@ def test_a_plan_that_cannot_be_written_says_why(task_folder: Path, capsys: pytes
     shown = capsys.readouterr()
     assert "ArtifactError: eager fp32" in shown.err
     assert "cannot be written into a file" in shown.err
+    assert "plain eval()" in shown.out and "eager fp32" in shown.out  # what was found is told all the same
     assert not Path("model.evalmode").exists()

@@ -141,3 +141,40 @@ def test_slow_calls_are_not_repeated_to_count_them() -> None:
     race = race_of(clock, keep=("a", "b"), a=0.5, b=0.5)
     race.run(seconds=0, least=2)
     assert clock.calls.count("a") == 3  # a warm-up and two rounds
+
+
+def test_standings_compare_those_who_never_met() -> None:
+    """In slow rounds everybody is slow: who ran in those alone is not behind for it."""
+    clock = Clock(noise=0.02)
+    race = race_of(clock, keep=("plain", "bridge", "early"), plain=0.1, bridge=0.05, early=0.06)
+    race.run(seconds=0, least=8)
+    race.left["early"] = race.rounds
+    clock.drift = 3.0
+    race.enter("late", clock.contestant("late", 0.04))
+    race.keep = ("plain", "bridge", "late")
+    race.run(seconds=0, least=8)
+    found = race.standings(without="plain")
+    assert set(found) == {"bridge", "early", "late"}
+    assert found["early"] / found["late"] == pytest.approx(1.5, rel=0.05)
+    assert found["early"] / found["bridge"] == pytest.approx(1.2, rel=0.05)
+
+
+def test_some_may_race_among_themselves() -> None:
+    clock = Clock()
+    race = race_of(clock, keep=("plain",), plain=0.1, one=0.05, other=0.052)
+    race.run(seconds=0, least=2)
+    before = len(race.times["plain"])
+    race.run(seconds=0, least=5, rounds=5, among=["one", "other"])
+    assert len(race.times["plain"]) == before
+    assert len(race.times["one"]) == len(race.times["other"]) == before + 5
+    assert not race.left
+
+
+def test_a_short_call_runs_untimed_for_a_while_first() -> None:
+    """Threads of whoever ran before spin for some milliseconds: that is not at the next one's cost."""
+    clock = Clock()
+    race = race_of(clock, keep=("short", "long"), short=0.001, long=0.1)
+    race.run(seconds=0, least=1, rounds=1)
+    counted = {name: clock.calls.count(name) for name in ("short", "long")}
+    assert counted["short"] >= 2 * 8  # eight of a millisecond are timed, and as many are not
+    assert counted["long"] == 2  # one to know how long it is, one that is timed

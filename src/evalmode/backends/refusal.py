@@ -27,6 +27,7 @@ _NO_CAUSE = (
     "<class ",
 )
 _LONGEST = 200
+_COLOURS = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 
 
 def refusal(backend: str, error: BaseException, doing: str = "build") -> BackendError:
@@ -38,7 +39,7 @@ def refusal(backend: str, error: BaseException, doing: str = "build") -> Backend
     """
     if isinstance(error, BackendError):
         return error
-    text = str(error)
+    text = _COLOURS.sub("", str(error))
     cause = _cause(text) or type(error).__name__
     operator = _OPERATOR.search(cause) or (_OPERATOR.search(text) if _blames_an_operator(text) else None)
     if operator is None:

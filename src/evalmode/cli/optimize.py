@@ -124,10 +124,13 @@ def optimize_task(
         )
     for note in (*loaded.notes, *notes):
         say(note)
-    saved = saved_artifact(fast, target)
     record = fast.certificate.optimization if fast.certificate is not None else None
+    # What was found is told first: a plan that no file can hold is still a result.
     if output_format is PlanFormat.JSON and fast.certificate is not None:
         print_json(fast.certificate)
     elif record is not None:
-        print_text(f"{plans_text(record)}\n\n{saved}  {byte_size(saved.stat().st_size)}, {duration(record.seconds)}")
+        print_text(plans_text(record))
+    saved = saved_artifact(fast, target)
+    if output_format is PlanFormat.TEXT and record is not None:
+        print_text(f"\n{saved}  {byte_size(saved.stat().st_size)}, {duration(record.seconds)}")
     raise typer.Exit(0)

@@ -51,7 +51,10 @@ def worst_samples(
     ranked = _loss(metrics, samples)
     if ranked is None:
         return ()
-    order = np.lexsort((np.arange(len(ranked)), -ranked))[:count]
+    places = np.arange(len(ranked))
+    if len(ranked) > count:
+        places = np.flatnonzero(ranked >= np.partition(ranked, -count)[-count])
+    order = places[np.lexsort((places, -ranked[places]))][:count]
     return tuple(
         SampleRecord(
             id=str(samples.ids[place]),
@@ -69,7 +72,7 @@ def _loss(metrics: Mapping[str, Metric], samples: Samples) -> NDArray[np.float64
         rows = samples.rows[name]
         lower = metric.higher_is_better is False or (metric.higher_is_better is None and name == "loss")
         if lower and rows.ndim == 1 and metric.statistic is None:
-            return rows.astype(np.float64)
+            return rows.astype(np.float64, copy=False)
     for name, metric in metrics.items():
         if metric.aggregate is Aggregate.PROPORTION:
             return 1.0 - samples.rows[name].astype(np.float64)
@@ -114,7 +117,7 @@ def _classes(samples: Samples) -> tuple[NDArray[np.int64], NDArray[np.int64]] | 
         or not {answers.dtype.kind, target.dtype.kind} <= {*"biu"}
     ):
         return None
-    return answers.reshape(-1).astype(np.int64), target.reshape(-1).astype(np.int64)
+    return answers.reshape(-1).astype(np.int64, copy=False), target.reshape(-1).astype(np.int64, copy=False)
 
 
 def data_digest(samples: Samples) -> str:

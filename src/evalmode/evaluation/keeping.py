@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -65,13 +65,14 @@ class Keeping:
         """How many samples were read; those left out are not among them."""
         return self._in_chunks + self._waiting.samples
 
-    def positions(self) -> NDArray[np.int64]:
-        """The positions of the samples in chunks, in the order in which they came."""
-        return self._kept.positions()
+    def places(self) -> Sequence[int] | NDArray[np.int64]:
+        """The positions of the samples in the order of the data."""
+        self.flush()
+        return range(len(self._kept)) if self._kept.gapless() else np.sort(self._kept.positions())
 
     def done(self) -> NDArray[np.int64]:
         """The positions that the journal answers for: of samples that were read, and of those left out."""
-        return np.concatenate([self.positions(), np.fromiter(self.bad, np.int64, len(self.bad))])
+        return np.concatenate([self._kept.positions(), np.fromiter(self.bad, np.int64, len(self.bad))])
 
     def add(self, positions: NDArray[np.int64], ids: Values, reading: Reading, columns: Mapping[str, Values]) -> None:
         """Keep the samples of a reading."""

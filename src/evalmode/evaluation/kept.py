@@ -80,6 +80,10 @@ class Kept:
             return np.zeros(0, np.int64)
         return np.concatenate([part.positions for part in self._parts], dtype=np.int64)
 
+    def gapless(self) -> bool:
+        """Whether the samples are the first ones of the data, all of them."""
+        return len(self) == max((int(part.positions.max()) + 1 for part in self._parts), default=0)
+
     def samples(self) -> Samples:
         """All samples in the order of the data: the same bits however they were cut and ordered. The memory moves over:
         nothing is kept here afterwards.

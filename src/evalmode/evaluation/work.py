@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import msgspec
@@ -198,8 +198,7 @@ class Work:
         return {**model, **where, "data": data_identity(source), **settings, **plain, **scores}
 
     def _evaluation(self, work: Pass, keeping: Keeping) -> Evaluation:
-        keeping.flush()
-        positions = np.sort(keeping.positions())
+        places = keeping.places()
         samples = keeping.result()
         metrics = metrics_of(self.reader.chosen or (), samples)
         confidence = self.options.confidence
@@ -222,7 +221,7 @@ class Work:
             slices=slice_records(self.cuts, samples, tuple(metrics.values()), confidence, clusters),
             confusion=confusion_of(samples),
             calibration=calibration_of(samples),
-            worst=self._worst(metrics, samples, positions),
+            worst=self._worst(metrics, samples, places),
             notes=tuple(dict.fromkeys((*self.notes, *self.runner.notes, *work.notes, *said))),
             seconds=time.perf_counter() - self.started,
         )
@@ -243,14 +242,14 @@ class Work:
         return samples.columns[groups if isinstance(groups, str) else GROUPS]
 
     def _worst(
-        self, metrics: dict[str, Metric], samples: Samples, positions: NDArray[np.int64]
+        self, metrics: dict[str, Metric], samples: Samples, places: Sequence[int] | NDArray[np.int64]
     ) -> tuple[SampleRecord, ...]:
         source = self.source
 
         def picture(place: int) -> str:
             if source is None or (source.fetch is None and source.rows is None):
                 return ""
-            return picture_of(source.sample(int(positions[place])))
+            return picture_of(source.sample(int(places[place])))
 
         return worst_samples(metrics, samples, picture)
 

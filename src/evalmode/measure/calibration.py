@@ -33,7 +33,7 @@ def calibration_bins(scores: NDArray[Any], target: NDArray[Any], bins: int = BIN
         >>> found[1].count, found[1].confidence, found[1].accuracy
         (2, 0.95, 0.5)
     """
-    scores = scores.astype(np.float64)
+    scores = scores.astype(np.float64, copy=False)
     if scores.ndim == 2 and scores.shape[1] == 1:
         scores = scores[:, 0]
     if scores.ndim not in {1, 2} or target.shape != scores.shape[:1] or not len(scores) or bins < 1:
@@ -42,10 +42,14 @@ def calibration_bins(scores: NDArray[Any], target: NDArray[Any], bins: int = BIN
             expected="scores (N, C) or (N,), a class index for each, at least one sample and one bin",
         )
     classes = scores.shape[1] if scores.ndim == 2 else 2
-    if bool(((target < 0) | (target >= classes) | (target != np.trunc(target))).any()):
+    if (
+        target.min() < 0
+        or target.max() >= classes
+        or (target.dtype.kind == "f" and bool((target != np.trunc(target)).any()))
+    ):
         raise UsageError("calibration: a target is no class index", expected=f"whole numbers from 0 to {classes - 1}")
-    confidence, right = _sureness(scores, target.astype(np.int64))
-    place = in_bins(confidence, bins)
+    confidence, right = _sureness(scores, target.astype(np.int64, copy=False))
+    place = in_bins(confidence, bins).astype(np.min_scalar_type(bins))
     return tuple(_bin(number, bins, confidence[place == number], right[place == number]) for number in range(bins))
 
 

@@ -38,6 +38,8 @@ def confusion(
     highest = int(max(prediction.max(), target.max()))
     known = highest + 1 if labels is None else len(labels)
     for what, values in (("prediction", prediction), ("target", target)):
+        if values.dtype.kind in "biu" and values.min() >= 0 and values.max() < known:
+            continue
         bad = (values < 0) | (values >= known) | (values != np.trunc(values))
         if bool(bad.any()):
             raise UsageError(
@@ -45,7 +47,9 @@ def confusion(
                 expected=f"whole numbers from 0 to {known - 1}",
                 fix=None if labels is None else "give a label for every class",
             )
-    cells = target.astype(np.int64) * known + prediction.astype(np.int64)
+    cells = target.astype(np.int64)
+    cells *= known
+    cells += prediction.astype(np.int64, copy=False)
     counts = np.bincount(cells, minlength=known * known).reshape(known, known)
     return ConfusionRecord(
         labels=tuple(str(label) for label in (range(known) if labels is None else labels)),

@@ -127,10 +127,14 @@ def _analytic(ordered: NDArray[np.float64], confidence: float) -> Interval:
     from scipy.stats import norm
 
     mean = exact_mean(ordered)
-    deviations = ordered - mean
+    scaled = ordered - mean
     # Scaled to order 1, as in the bootstrap; squares and cubes are added in a fixed order, that of the values.
-    size = float(np.abs(deviations).max())
-    second, third = (float(((deviations / size) ** power).sum()) for power in (2, 3))
+    size = float(max(-scaled[0], scaled[-1]))
+    scaled /= size
+    powers = scaled * scaled
+    second = float(powers.sum())
+    powers *= scaled
+    third = float(powers.sum())
     acceleration = third / (6 * second**1.5)
     standard_error = size * math.sqrt(second) / ordered.size
     shifts = [acceleration + float(norm.ppf(tail)) for tail in ((1 - confidence) / 2, (1 + confidence) / 2)]

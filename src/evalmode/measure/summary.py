@@ -63,7 +63,7 @@ def _interval(
         return bootstrap_interval(metric, rows, value, confidence, clusters)
     if metric.aggregate is Aggregate.PROPORTION:
         return proportion_interval(int(np.count_nonzero(rows)), len(rows), confidence)
-    interval = mean_interval(rows.astype(np.float64), confidence)
+    interval = mean_interval(rows.astype(np.float64, copy=False), confidence)
     # The root is monotone and both BCa and percentile intervals follow monotone maps.
     return _rooted(interval) if metric.aggregate is Aggregate.ROOT_MEAN else interval
 

@@ -95,6 +95,8 @@ def select_samples(batch: Any, axis: BatchAxis, positions: Sequence[int]) -> Any
     """
     if axis.listed:
         return [batch[position] for position in positions]
+    if isinstance(batch, torch.Tensor):
+        return picked_rows(batch, axis.axis, positions) if axis.paths else batch
 
     def at(path: str, leaf: Any) -> Any:
         if path not in axis.paths:

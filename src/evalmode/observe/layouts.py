@@ -64,6 +64,8 @@ def picked_rows(tensor: torch.Tensor, axis: int, positions: Sequence[int]) -> to
     if tensor.is_nested:
         parts = list(tensor.unbind())
         return _nested([parts[position] for position in positions], tensor)
+    if isinstance(positions, range) and positions.step == 1 and axis == 0 and _in_order(tensor):
+        return tensor[positions.start : positions.stop].clone()  # fresh memory, as below, and no index to make
     rows = torch.tensor(positions, dtype=torch.long, device=tensor.device)
     if tensor.layout is torch.sparse_coo or tensor.is_quantized:
         return tensor.index_select(axis, rows)
@@ -75,6 +77,11 @@ def picked_rows(tensor: torch.Tensor, axis: int, positions: Sequence[int]) -> to
         return tensor.index_select(axis, rows)
     permuted = tensor.permute(order).index_select(order.index(axis % tensor.dim()), rows)
     return permuted.permute([order.index(at) for at in range(tensor.dim())])
+
+
+def _in_order(tensor: torch.Tensor) -> bool:
+    """Whether the values lie in the order of the axes, without holes."""
+    return tensor.layout is torch.strided and not tensor.is_quantized and tensor.is_contiguous()
 
 
 def replaced_rows(tensor: torch.Tensor, axis: int, positions: Sequence[int], change: Change) -> torch.Tensor:

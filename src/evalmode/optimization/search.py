@@ -28,7 +28,7 @@ SLACK_BYTES = 16 << 20  # arenas and pages: what the kernel counts differs by so
 _ROUNDS, _LAST_ROUNDS = 12, 40
 _FEWEST_ROUNDS = 3  # of each stage, if there is time for them
 _MORE, _CLEARLY = 4, 0.9  # pairs of rounds more, for one that takes at most this share of plain's time
-_NO_GAIN = 0.99  # of plain's time
+_NO_GAIN = 0.97  # of plain's time: less is not worth its judging
 _FRONT, _CLOSE = 5, 1.2
 _WORTH_VARYING = 1.35
 _SAME_KERNELS = 1.3  # Inductor so far behind: AOTInductor, whose kernels it shares, is not built
@@ -300,8 +300,9 @@ class Search:
         """Why a candidate is not built; empty where it is."""
         estimate = self._estimate(candidate)
         spare = self.left - self._kept_free
-        if candidate.backend.name in QUICK and not candidate.varied:
-            spare = self.left - self._kept_free / 2  # without these there is nothing to judge
+        if candidate.backend.name in QUICK and not candidate.varied:  # without these there is nothing to judge
+            others = any(trial.running and trial.candidate.backend.name != "eager" for trial in self.trials)
+            spare = self.left - self._kept_free / (2 if others else 4)
         if estimate + 2 * self.contest.plain_call_seconds > spare and self.trials:
             return f"not tried: its build takes about {estimate:.0f} s, {max(spare, 0):.0f} s were left"
         ranked = self._ranked()
