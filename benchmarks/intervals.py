@@ -38,7 +38,7 @@ from evalmode.measure.paired import paired
 from evalmode.measure.summary import metric_record
 
 RESULTS = Path(__file__).parent / "results" / "intervals.md"
-RESAMPLES = 999
+RESAMPLES, LIBRARY_RESAMPLES = 999, intervals.RESAMPLES
 LARGE = 1_000_000
 """Samples from which a population's figure is taken where no formula gives it."""
 
@@ -323,11 +323,11 @@ def percent(share: float) -> str:
     return f"{100 * share:.1f} %"
 
 
-def rounds_of(population: Population, size: int, rounds: int) -> int:
-    """More where an interval is a formula, fewer where it takes long."""
+def rounds_of(population: Population, rounds: int) -> int:
+    """More where an interval is a formula."""
     if population.metric == "accuracy" and "groups" not in population.name:
         return 5 * rounds
-    return rounds if size < 1000 else rounds // 3
+    return rounds
 
 
 def table(rounds: int, workers: int) -> str:
@@ -335,12 +335,12 @@ def table(rounds: int, workers: int) -> str:
     populations, pairs = coverage_populations(), contests()
     with concurrent.futures.ProcessPoolExecutor(workers, initializer=fewer_resamples) as pool:
         covers = [
-            (population, pool.submit(covered, index, size, rounds_of(population, size, rounds)))
+            (population, pool.submit(covered, index, size, rounds_of(population, rounds)))
             for index, population in enumerate(populations)
             for size in population.sizes
         ]
         runs = [
-            (contest, pool.submit(contested, index, size, rounds if size < 1000 else rounds // 3))
+            (contest, pool.submit(contested, index, size, rounds))
             for index, contest in enumerate(pairs)
             for size in (50, 200, 1000)
         ]
@@ -354,9 +354,9 @@ def table(rounds: int, workers: int) -> str:
         ),
         "",
         (
-            f"Coverage of 95 % intervals in {rounds:,} simulated test sets (a third of that for 1,000 samples, five "
-            "times for proportions); the standard error of a share of 95 % is "
-            f"{percent(np.sqrt(0.95 * 0.05 / rounds))}."
+            f"Coverage of 95 % intervals in {rounds:,} simulated test sets (five times as many for proportions); the "
+            f"standard error of a share of 95 % is {percent(np.sqrt(0.95 * 0.05 / rounds))}. Bootstrap intervals are "
+            f"made of {RESAMPLES} resamples here, in the library of {LIBRARY_RESAMPLES:,}."
         ),
         "",
         "| figure | population | samples | method | held | too low | too high | none given | mean width | demanded |",
@@ -373,7 +373,7 @@ def table(rounds: int, workers: int) -> str:
     lines += [
         "",
         (
-            f"Comparisons in {rounds:,} simulated pairs of results (a third of that for 1,000 samples), at 5 %. "
+            f"Comparisons in {rounds:,} simulated pairs of results, at 5 %. "
             "Equivalence is claimed within a margin about as large as the difference simulated, so that a claim of it "
             "beside that difference is false."
         ),

@@ -175,3 +175,20 @@ def test_outputs_of_the_test_data_that_are_not_finite_break_the_clause_and_are_c
     assert "sample 33" in made.findings[0].seen
     assert made.evaluation is None
     assert "BROKEN" in capsys.readouterr().out
+
+
+def test_it_is_said_that_an_artifact_of_machine_code_has_to_be_allowed(tmp_path: Path) -> None:
+    from types import SimpleNamespace
+    from typing import Any
+
+    from evalmode.backends.configuration import Configuration
+    from evalmode.cli.certify import _model_step
+
+    def saved(path: Path) -> Path:
+        return path
+
+    for backend, said in (("aot_inductor", "loads with --allow-native"), ("onnxruntime", "model.evalmode")):
+        plan = SimpleNamespace(configurations=[Configuration(backend=backend, batch=8, threads=1)])
+        fast: Any = SimpleNamespace(plan=plan, save=saved)
+        ((name, text),) = _model_step(fast, tmp_path / "model.evalmode")
+        assert name == "model" and text.endswith(said)

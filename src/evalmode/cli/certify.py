@@ -114,14 +114,17 @@ def certify_task(
 
 def _model_step(fast: OptimizedPredictor, path: Path) -> list[tuple[str, str]]:
     """The artifact; where no plan can be written into a file, that is said and the certificate stands."""
+    from evalmode.backends.catalog import backend_named
     from evalmode.cli.printing import saved_artifact, say
     from evalmode.errors import ArtifactError
 
     try:
-        return [("model", str(saved_artifact(fast, path)))]
+        saved = str(saved_artifact(fast, path))
     except ArtifactError as error:
         say(f"no model.evalmode: {error.got}")
         return []
+    native = any(backend_named(shape.backend).native_code for shape in fast.plan.configurations)
+    return [("model", f"{saved}   machine code: loads with --allow-native" if native else saved)]
 
 
 def _report_step(certificate: Certificate, path: Path) -> list[tuple[str, str]]:

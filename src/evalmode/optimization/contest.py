@@ -76,12 +76,13 @@ class Contest:
         """More trials for the race; one that fails when it runs is out, and says why."""
         for trial in trials:
             call = self._weighted(lambda size, trial=trial: self._call(trial, size))  # type: ignore[misc]
+            begin = self.clock()
             try:
                 call()
             except Exception as error:  # noqa: BLE001 - whatever it raises excludes it
                 trial.exclude(FAILED, f"fails when it runs: {type(error).__name__}: {error}".splitlines()[0])
             else:
-                self._race.enter(_name(trial), call)
+                self._race.enter(_name(trial), call, self.clock() - begin)
 
     def run(self, seconds: float, *, rounds: int, least: int) -> None:
         """Race for about so many seconds; `least` rounds are run whatever they cost."""

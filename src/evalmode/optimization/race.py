@@ -66,10 +66,15 @@ class Race:
     _repeats: dict[str, int] = field(default_factory=dict)
     _untimed: dict[str, int] = field(default_factory=dict)
 
-    def enter(self, name: str, call: Callable[[], object]) -> None:
-        """One more contestant, from the next round on; a name that ran before begins anew."""
+    def enter(self, name: str, call: Callable[[], object], took: float = 0.0) -> None:
+        """One more contestant, from the next round on; a name that ran before begins anew.
+
+        `took` is what a first call took, where one was made: a long one need not be made again to know how long it is.
+        """
         self.withdraw(name)
         self.contestants[name] = call
+        if took > 2 * _LONG_SECONDS:
+            self._measured(name, took)
 
     def withdraw(self, name: str) -> None:
         """Forget a contestant."""
@@ -87,10 +92,7 @@ class Race:
         start, before = self.clock(), self.rounds
         for name, call in self.contestants.items():
             if name not in self._repeats:
-                self.times[name] = {}
-                shortest = self._shortest(call)
-                self._repeats[name] = max(1, min(1000, round(SLICE_SECONDS / max(shortest, 1e-7))))
-                self._untimed[name] = self._repeats[name] if shortest < _LONG_SECONDS else 0
+                self._measured(name, self._shortest(call))
         while len(chosen or self._running()) > 1 or self.rounds - before < least:
             ran = self.rounds - before
             if ran >= rounds or (ran >= least and self.clock() - start >= seconds):
@@ -153,6 +155,11 @@ class Race:
     def _pairs(self, first: str, second: str) -> list[tuple[float, float]]:
         one, other = self.times.get(first, {}), self.times.get(second, {})
         return [(seconds, other[number]) for number, seconds in one.items() if number in other]
+
+    def _measured(self, name: str, seconds: float) -> None:
+        self.times[name] = {}
+        self._repeats[name] = max(1, min(1000, round(SLICE_SECONDS / max(seconds, 1e-7))))
+        self._untimed[name] = self._repeats[name] if seconds < _LONG_SECONDS else 0
 
     def _shortest(self, call: Callable[[], object]) -> float:
         """About what a call takes; the first one, which warms up, counts only where it is long."""

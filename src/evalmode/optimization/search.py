@@ -30,6 +30,7 @@ _FEWEST_ROUNDS = 3  # of each stage, if there is time for them
 _MORE, _CLEARLY = 4, 0.9  # pairs of rounds more, for one that takes at most this share of plain's time
 _NO_GAIN = 0.97  # of plain's time: less is not worth its judging
 _FRONT, _CLOSE = 5, 1.2
+_SLOW = 0.25  # seconds of plain's call
 _WORTH_VARYING = 1.35
 _SAME_KERNELS = 1.3  # Inductor so far behind: AOTInductor, whose kernels it shares, is not built
 _VARIATIONS = 5
@@ -117,7 +118,10 @@ class Search:
         batch = min(max(self.subject.sizes), 64) if self.has_batch_axis() else 1
         shape = Configuration(backend="", batch=batch, threads=settings.threads, device=settings.device)
         forms = [*self.subject.forms, *(["channels-last"] if self.subject.may_be_channels_last else [])]
-        return first_round(settings.backends, settings.precisions, shape, forms)
+        found = first_round(settings.backends, settings.precisions, shape, forms)
+        if self.contest.plain_call_seconds > _SLOW:  # eager without a pass is plain itself: there is no time for it
+            found = [each for each in found if each.form or each.backend.name != "eager"] or found
+        return found
 
     def _stage(self, candidates: Iterable[Candidate]) -> None:
         """Build, as far as the time allows, then race."""
