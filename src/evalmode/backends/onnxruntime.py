@@ -29,7 +29,8 @@ Limits
 ------
 fp32 only, on the processor only; bf16 tensors and complex numbers as inputs or outputs are refused. An output whose
 shape depends on values is refused. Needs the packages onnx, onnxscript and onnxruntime to build, the last alone to
-load.
+load. Where a plan has several threads they spin for some milliseconds after a call, as they do by ONNX Runtime's default:
+the next call starts at once, and other work on those cores waits.
 
 Source
 ------
@@ -223,8 +224,6 @@ def _options() -> onnxruntime.SessionOptions:
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.use_deterministic_compute = True
     options.log_severity_level = 4
-    # Waiting threads that spin take the core from whoever runs next.
-    options.add_session_config_entry("session.force_spinning_stop", "1")
     return options
 
 

@@ -18,7 +18,7 @@ LEAST_ROUNDS = 6
 SLICE_SECONDS = 0.008
 """One measurement repeats the call until it lasts this long, as long again untimed before it: threads of whoever ran
 before spin for some milliseconds, which is not to be at this one's cost."""
-_LONG_SECONDS = 0.04  # a call so long hardly notices
+_LONG_SECONDS, _REST_SECONDS = 0.04, 0.03  # a call so long is not repeated; ONNX Runtime's threads spin so long
 HOPELESS = 2.5  # a contestant so many times slower in its first two rounds is not given a third
 CLEARLY = 1.2  # nor is one a fourth that was slower by this in each of three
 MARGIN = 1.02  # nobody leaves for a difference that nobody would notice
@@ -181,6 +181,8 @@ class Race:
         first, *others = running[shift:] + running[:shift]
         for name in [first, *(reversed(others) if self.rounds % 2 else others)]:
             call, repeats = self.contestants[name], self._repeats[name]
+            if not self._untimed[name]:
+                self._rest()
             for _ in range(self._untimed[name]):
                 call()
             begin = self.clock()
@@ -188,6 +190,11 @@ class Race:
                 call()
             self.times[name][self.rounds] = (self.clock() - begin) / repeats
         self.rounds += 1
+
+    def _rest(self) -> None:
+        """Before a long call, which is not run untimed: until nobody's threads spin any more."""
+        if self.clock is time.perf_counter:
+            time.sleep(_REST_SECONDS)
 
     def _send_away(self, running: list[str]) -> None:
         """Losers leave: hopeless ones after two rounds, clear ones after three, others once a sign test says so."""
