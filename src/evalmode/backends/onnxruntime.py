@@ -29,8 +29,8 @@ Limits
 ------
 fp32 only, on the processor only; bf16 tensors and complex numbers as inputs or outputs are refused. An output whose
 shape depends on values is refused. Needs the packages onnx, onnxscript and onnxruntime to build, the last alone to
-load. Where a plan has several threads they spin for some milliseconds after a call, which is ONNX Runtime's default: the
-next call starts at once, and other work on those cores waits.
+load. The threads of a plan spin for some milliseconds after a call, which is the default of ONNX Runtime: the next call
+starts at once, and other work on those cores waits.
 
 Source
 ------
