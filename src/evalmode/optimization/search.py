@@ -177,8 +177,8 @@ class Search:
         for trial in self._ranked():
             if accepted and (accepted >= 3 or self.left < self._end + last):
                 break
-            if self.contest.behind(trial) > _NO_GAIN:  # it cannot win, and plain needs no search
-                break
+            if self.contest.behind(trial) > (_NO_GAIN if self.left > 0 else _CLEARLY):
+                break  # it cannot win; or it hardly can, and the time is over
             self._say(f"verifying {trial.name}", accepted, None)
             begin = self.clock()
             self._test(trial)
