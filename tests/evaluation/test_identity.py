@@ -159,3 +159,28 @@ def test_a_collate_of_ones_own_and_the_rule_of_a_predictor_are_part_of_it(tmp_pa
     evalmode.evaluate(calling(1), data, journal=journal, progress=False)
     with pytest.raises(JournalError, match="plan: "):
         evalmode.evaluate(calling(2), data, journal=journal, progress=False)
+
+
+def test_values_without_attributes_are_told_apart():
+    import enum
+    import re
+    from pathlib import Path
+
+    import numpy as np
+
+    class Mode(enum.Enum):
+        ONE = enum.auto()
+        OTHER = enum.auto()
+
+    pairs = [
+        (np.int64(1), np.int64(2)),
+        (torch.float32, torch.float64),
+        (torch.device("cpu"), torch.device("meta")),
+        (b"a", b"b"),
+        (range(2), range(3)),
+        (re.compile("a"), re.compile("b")),
+        (Path("a"), Path("b")),
+        (Mode.ONE, Mode.OTHER),
+    ]
+    for one, other in pairs:
+        assert described(functools.partial(within, one)) != described(functools.partial(within, other)), one

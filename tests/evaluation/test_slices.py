@@ -135,3 +135,12 @@ def test_whether_scores_are_probabilities_does_not_depend_on_how_the_data_was_cu
     assert np.allclose(result.samples.confidence, expected, rtol=1e-12, atol=0)
     whole = evaluate(nn.Identity(), (scores, LABELS), metrics=["accuracy"], progress=False)
     assert whole.record.calibration == result.record.calibration
+
+
+def test_a_series_of_pandas_and_nan_among_texts_are_values():
+    pandas = pytest.importorskip("pandas")
+    site = pandas.Series(["a", "b"] * 120)
+    mixed = ["a" if k % 2 else math.nan for k in range(240)]
+    found = parts(run(slices={"site": site, "mixed": mixed}))
+    assert found["site", "a"] == found["site", "b"] == 120
+    assert found["mixed", "missing"] == 120

@@ -80,12 +80,13 @@ def test_one_sample_alone_says_nothing() -> None:
 
 
 @pytest.mark.parametrize(("model", "shape"), [(Sequence(), (9, 3, 6)), (BatchStatistics(), (4, 6))])
+@pytest.mark.parametrize("stable", [True, False])
 def test_optimize_refuses_it_and_says_where_to_look(
-    model: nn.Module, shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+    model: nn.Module, shape: tuple[int, ...], stable: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("EVALMODE_CACHE", "off")
     with pytest.raises(OptimizationError, match=r"samples beside it(.|\n)*evalmode\.check\(model, batch\)"):
-        evalmode.optimize(model, torch.randn(shape), backends=["eager"], budget_s=2)
+        evalmode.optimize(model, torch.randn(shape), backends=["eager"], stable=stable, budget_s=2)
 
 
 def test_recurrent_layers_are_judged() -> None:

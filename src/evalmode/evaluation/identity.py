@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import enum
 import functools
 import hashlib
+import os
+import re
 import types
 from collections.abc import Mapping
 from typing import Any
@@ -23,6 +26,7 @@ __all__ = ["data_identity", "described", "model_identity"]
 
 _READ = 16  # samples of a dataset that tell it from another one; arrays are read whole up to so many bytes:
 _WHOLE = 256 << 20
+_PLAIN = (str, bytes, int, float, complex, bool, type(None), range, re.Pattern, torch.dtype, torch.device)
 _DEEPEST = 6  # objects within objects that are looked into
 
 
@@ -90,8 +94,14 @@ def described(value: Any, within: tuple[Any, ...] = ()) -> str:
         digest = hashlib.sha256()
         _update(digest, value)
         return f"values {digest.hexdigest()[:12]}"
-    if isinstance(value, str | int | float | bool | type(None)):
+    if isinstance(value, enum.Enum):
+        return f"{type(value).__qualname__}.{value.name}"
+    if isinstance(value, np.generic):
+        return f"{value.dtype} {value.item()!r}"
+    if isinstance(value, _PLAIN):
         return repr(value)
+    if isinstance(value, os.PathLike):
+        return repr(os.fspath(value))
     if isinstance(value, type | types.BuiltinFunctionType) or len(within) >= _DEEPEST:
         return str(getattr(value, "__qualname__", None) or type(value).__qualname__)
     return _object(value, (*within, value))

@@ -197,7 +197,8 @@ def _settled(confidence: Values | None) -> Values | None:
     """Scores that look like probabilities are such only if those of every sample do: no part of the data decides."""
     if confidence is None:
         return None
-    return confidence[:, int(np.isnan(confidence[:, 0]).any())].copy()
+    logits = np.isnan(confidence[:, 0]) & ~np.isnan(confidence[:, 1])
+    return confidence[:, int(logits.any())].copy()
 
 
 def _stacked(values: Sequence[Values], dtypes: set[np.dtype[Any]]) -> Values:

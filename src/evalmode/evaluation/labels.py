@@ -140,6 +140,8 @@ def given_values(values: Any, name: str) -> Values:
         >>> given_values(["a", None], "site").tolist()
         ['a', 'missing']
     """
+    if isinstance(values, list | tuple) and any(isinstance(value, str) for value in values):
+        values = np.array(values, object)  # NaN beside texts is a missing one, not the text "nan"
     array = np.asarray(values.cpu() if isinstance(values, torch.Tensor) else values)
     if array.dtype.kind == "O" and array.ndim == 1:
         absent = [value is None or (isinstance(value, float) and math.isnan(value)) for value in array.tolist()]

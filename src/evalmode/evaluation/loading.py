@@ -79,6 +79,9 @@ class Loading:
         for start in range(0, total, _LOOKED):
             yield from self._left(np.arange(start, min(start + _LOOKED, total))).tolist()
 
+    def _is_done(self, position: int) -> bool:
+        return bool(self.done) and bool(self.done.has(np.array([position]))[0])
+
     def _left(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
         """Those of the positions that are not done."""
         return positions[~self.done.has(positions)]
@@ -113,6 +116,9 @@ class Loading:
                 value = next(iterator, _END)
             except Exception as error:  # noqa: BLE001 - a decoder of the user's may raise anything
                 failed = True
+                if self._is_done(position):
+                    position += 1
+                    continue
                 yield Lost(position, f"it cannot be read: {type(error).__name__}: {error}", error)
                 position += 1
                 continue
@@ -121,7 +127,7 @@ class Loading:
                     yield Lost(-1, "the stream ended at its error: what follows it in the data was not read")
                 return
             failed = False
-            if not self.done or not self.done.has(np.array([position]))[0]:
+            if not self._is_done(position):
                 yield Sample(position, value)
             position += 1
 

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from evalmode.certificate import SliceRecord
@@ -207,7 +206,7 @@ def _named(name: str, what: Any) -> Cut:
     if _is_quantiles(what):
         cut = _quantiles(what[0], what[1])
         return Cut(name, cut.parts, cut.columns)
-    if not isinstance(what, list | tuple | np.ndarray | torch.Tensor):
+    if isinstance(what, str | bytes | Mapping) or not (hasattr(what, "__len__") and hasattr(what, "__getitem__")):
         raise _no_slice(what)
 
     def parts(samples: Samples) -> Parts:

@@ -200,7 +200,8 @@ def _between(found: Uncertainty, confidence: float) -> Interval:
     tails = ((1 - confidence) / 2, (1 + confidence) / 2)
     low, high = (found.end(tail) for tail in tails)
     if isinstance(found, Resampled) and (low is None or high is None):
-        low, high = (float(end) for end in np.quantile(found.drawn, tails))
+        plain = Resampled(found.drawn, 0.0, 0.0, found.units, "")
+        low, high = (plain.end(tail) for tail in tails)
         method = found.method.replace("BCa", "percentile") + " (BCa is degenerate here)"
         return Interval(low, high, method)
     return Interval(low, high, found.method)

@@ -17,6 +17,7 @@ __all__ = ["PLAIN", "Contest"]
 
 PLAIN = "plain eval()"
 _MOST_REPEATS = 64
+_ANEW = 3  # rounds of a trial whose executions have changed
 
 
 @dataclass
@@ -175,6 +176,9 @@ class Contest:
     def renew(self, trial: Trial) -> None:
         """Its executions have changed: another predictor, timed from the next round on."""
         self._predictors.pop(id(trial), None)
+        if self.timed(trial):  # what the other took says nothing of this one
+            self._race.enter(_name(trial), self._race.contestants[_name(trial)])
+            self._race.run(0, rounds=_ANEW, least=_ANEW, among=[PLAIN, _name(trial)])
 
     def _call(self, trial: Trial, size: int) -> Callable[[], object]:
         batch = self._batches[size]

@@ -136,10 +136,11 @@ def _plain_trial(search: Search) -> Trial:
 def _as_the_model(search: Search, runs: Mapping[int, Run], size: int) -> Verification | None:
     """Plain eager is the model itself, which its bits show at once; None where they do not.
 
-    One sample at a time it is so only if a sample's answer is its own, which the answers in fp64 tell.
+    One sample at a time, or where stability was not tested, it is so only if a sample's answer is its own, which the
+    answers in fp64 tell.
     """
     samples, subject = search.judge.samples, search.subject
-    if size == 1 and search.has_batch_axis():
+    if search.has_batch_axis() and (size == 1 or not search.settings.stable):
         return None
     probes = 0
     for positions, found in ran(runs[size], samples, range(len(samples)), size):

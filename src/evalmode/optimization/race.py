@@ -23,6 +23,7 @@ HOPELESS = 2.5  # a contestant so many times slower in its first two rounds is n
 CLEARLY = 1.2  # nor is one a fourth that was slower by this in each of three
 MARGIN = 1.02  # nobody leaves for a difference that nobody would notice
 LEVEL = 0.01
+_KNOWN_SECONDS = 0.5  # a first call is slower than others, but hardly by so much
 _POLISHED = 8  # times over the table: it settles in a few
 
 
@@ -73,7 +74,7 @@ class Race:
         """
         self.withdraw(name)
         self.contestants[name] = call
-        if took > 2 * _LONG_SECONDS:
+        if took > _KNOWN_SECONDS:
             self._measured(name, took)
 
     def withdraw(self, name: str) -> None:

@@ -247,7 +247,8 @@ class Search:
             trial = self._begin(candidate)
             if trial is not None and trial.running:
                 self._race([trial])
-                self._test(trial)
+                if trial.running:
+                    self._test(trial)
                 if trial.outcome == VERIFIED:
                     return
 
