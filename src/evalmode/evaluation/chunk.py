@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from evalmode.certificate import BadSampleRecord
 from evalmode.errors import UsageError
 
-__all__ = ["Chunk"]
+__all__ = ["Chunk", "under"]
 
 Values = NDArray[Any]
 
@@ -78,28 +78,6 @@ class Chunk:
             return self.positions
         return np.concatenate([self.positions, np.array(self.bad_positions, np.int64)])
 
-    def where(self, chosen: NDArray[np.bool_]) -> Chunk:
-        """The samples for which `chosen`, of shape `(N,)`, is true; of those left out nothing.
-
-        Example:
-            >>> Chunk(np.array([3, 5]), np.array(["a", "b"])).where(np.array([False, True])).ids.tolist()
-            ['b']
-        """
-
-        def cut(values: Values | None) -> Values | None:
-            return None if values is None else values[chosen]
-
-        return Chunk(
-            self.positions[chosen],
-            self.ids[chosen],
-            {name: values[chosen] for name, values in self.rows.items()},
-            cut(self.target),
-            cut(self.prediction),
-            cut(self.scores),
-            {name: values[chosen] for name, values in self.columns.items()},
-            confidence=cut(self.confidence),
-        )
-
     def arrays(self) -> dict[str, Values]:
         """Every array beside the positions, by a name that is its own: `rows/accuracy`, `columns/group`, `scores`."""
         single = {
@@ -114,6 +92,16 @@ class Chunk:
             **{f"rows/{name}": values for name, values in self.rows.items()},
             **{f"columns/{name}": values for name, values in self.columns.items()},
         }
+
+
+def under(prefix: str, arrays: Mapping[str, Values]) -> dict[str, Values]:
+    """The arrays whose names begin with `prefix`, without it: what `Chunk.arrays` put together.
+
+    Example:
+        >>> list(under("rows/", {"ids": np.zeros(1), "rows/loss": np.zeros(1)}))
+        ['loss']
+    """
+    return {name.removeprefix(prefix): values for name, values in arrays.items() if name.startswith(prefix)}
 
 
 def _described(values: Values) -> str:

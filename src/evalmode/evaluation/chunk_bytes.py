@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from evalmode.certificate import BadSampleRecord
 from evalmode.errors import UsageError
-from evalmode.evaluation.chunk import Chunk
+from evalmode.evaluation.chunk import Chunk, under
 
 __all__ = ["packed", "unpacked"]
 
@@ -98,8 +98,8 @@ def unpacked(data: bytes) -> Chunk:
     return Chunk(
         positions=arrays["positions"],
         ids=arrays["ids"],
-        rows=_under("rows/", arrays),
-        columns=_under("columns/", arrays),
+        rows=under("rows/", arrays),
+        columns=under("columns/", arrays),
         bad=header.bad,
         bad_positions=header.bad_positions,
         **{name: arrays[name] for name in _SINGLE if name in arrays},
@@ -117,7 +117,3 @@ def _array(record: _Array, data: bytes, offset: int) -> NDArray[Any]:
     if min(record.shape, default=0) < 0 or count * dtype.itemsize > len(data) - offset:
         raise ValueError(f"{record.name!r} is longer than the chunk")
     return np.frombuffer(data, dtype, count, offset).reshape(record.shape).copy()
-
-
-def _under(prefix: str, arrays: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-    return {name.removeprefix(prefix): values for name, values in arrays.items() if name.startswith(prefix)}

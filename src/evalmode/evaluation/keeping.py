@@ -105,10 +105,11 @@ class Keeping:
         """Which of `positions` the journal holds, and what it holds of them, in the order of the data."""
         found = Kept()
         for chunk in self.journal.chunks() if self.journal is not None else ():
-            chosen = np.isin(chunk.positions, positions)
-            if chosen.any():
-                found.add(Part.of(chunk.where(chosen)))
-        return np.sort(found.positions()), found.samples()
+            if np.isin(chunk.positions, positions).any():
+                found.add(Part.of(chunk))
+        places = np.sort(found.positions())
+        wanted = np.isin(places, positions)
+        return places[wanted], found.samples().where(wanted)
 
     def result(self) -> Samples:
         """All samples in the order of the data; nothing is kept here afterwards."""

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evalmode.errors import UsageError
-from evalmode.evaluation.chunk import Chunk
+from evalmode.evaluation.chunk import Chunk, under
 from evalmode.evaluation.samples import Samples
 
 __all__ = ["Kept", "Part", "joined"]
@@ -110,11 +110,11 @@ class Kept:
         target, prediction, scores, confidence = (_whole(parts, name, order) for name in _OPTIONAL)
         return Samples(
             ids if order is None else ids[order],
-            _under("rows/", named),
+            under("rows/", named),
             target,
             prediction,
             scores,
-            _under("columns/", named),
+            under("columns/", named),
             _settled(confidence),
         )
 
@@ -187,10 +187,6 @@ def _narrow(values: Values) -> Values:
     low, high = values.min(), values.max()
     smaller = np.result_type(np.min_scalar_type(low), np.min_scalar_type(high))
     return values.astype(smaller) if smaller.kind in "iu" and smaller.itemsize < values.dtype.itemsize else values
-
-
-def _under(prefix: str, arrays: dict[str, Values]) -> dict[str, Values]:
-    return {name.removeprefix(prefix): values for name, values in arrays.items() if name.startswith(prefix)}
 
 
 def _settled(confidence: Values | None) -> Values | None:
