@@ -9,6 +9,8 @@ from pathlib import Path
 
 __all__ = ["Folder"]
 
+_PIECE = 64 << 10
+
 
 class Folder:
     """A new, empty folder at `path`, readable by this user alone; removed with this object, and when Python ends.
@@ -16,7 +18,7 @@ class Folder:
     Example:
         >>> folder = Folder()
         >>> path = folder.path
-        >>> _ = (path / "weights").write_bytes(b"...")
+        >>> folder.write("weights", b"...")
         >>> del folder
         >>> path.exists()
         False
@@ -25,3 +27,21 @@ class Folder:
     def __init__(self) -> None:
         self.path = Path(tempfile.mkdtemp(prefix="evalmode-"))
         weakref.finalize(self, shutil.rmtree, self.path, ignore_errors=True)
+
+    def write(self, name: str, data: bytes) -> None:
+        """Make a file, piece by piece: what was written in large pieces Linux maps in large pieces too.
+
+        A back end that reads a few rows of a table would then hold the whole of it.
+        """
+        view = memoryview(data)
+        with (self.path / name).open("wb", buffering=0) as file:
+            for start in range(0, len(view), _PIECE):
+                file.write(view[start : start + _PIECE])
+
+    def rewrite(self, name: str) -> None:
+        """The same for a file that somebody else wrote."""
+        path, other = self.path / name, self.path / f"{name}.again"
+        with path.open("rb", buffering=0) as source, other.open("wb", buffering=0) as target:
+            while piece := source.read(_PIECE):
+                target.write(piece)
+        other.replace(path)

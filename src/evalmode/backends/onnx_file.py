@@ -50,6 +50,8 @@ def onnx_file(exported: ExportedProgram) -> tuple[Folder, tuple[int, ...]]:
         node.metadata_props.clear()  # the exporter's notes: lines of the user's code and their folders
     folder = Folder()
     onnx_program.save(os.fspath(folder.path / MODEL), external_data=True)
+    if (folder.path / WEIGHTS).exists():
+        folder.rewrite(WEIGHTS)
     for value in (*given, *graph.initializers.values()):
         value.const_value = None  # the exporter's rewrite rules keep the last graph they saw; not its weights
     _written[exported] = folder, tuple(wanted.index(name) for name in names)

@@ -108,9 +108,9 @@ def _load(payload: bytes, configuration: Configuration, outputs: int) -> Executo
     parts = unpack(payload, _PARTS)
     interface, constants = Interface.from_parts(parts, outputs)
     folder = Folder()
-    (folder.path / MODEL).write_bytes(parts["model"])
+    folder.write(MODEL, parts["model"])
     if parts["weights"]:
-        (folder.path / WEIGHTS).write_bytes(parts["weights"])
+        folder.write(WEIGHTS, parts["weights"])
     return _OnnxExecutor(folder, configuration, interface, constants)
 
 

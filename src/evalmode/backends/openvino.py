@@ -114,8 +114,8 @@ def _load(payload: bytes, configuration: Configuration, outputs: int) -> Executo
     parts = unpack(payload, _PARTS)
     interface, constants = Interface.from_parts(parts, outputs)
     folder = Folder()
-    (folder.path / "model.xml").write_bytes(parts["model"])
-    (folder.path / "model.bin").write_bytes(parts["weights"])
+    folder.write("model.xml", parts["model"])
+    folder.write("model.bin", parts["weights"])
     return _executor(folder, configuration, interface, constants, None)
 
 

@@ -92,10 +92,11 @@ def first_round(
     return sorted(found, key=lambda candidate: _BUILD_SECONDS.get(candidate.backend.name, (1.0, 0.02)))
 
 
-def variations(candidate: Candidate, sizes: Sequence[int], cores: int) -> list[Candidate]:
+def variations(candidate: Candidate, sizes: Sequence[int], cores: int, *, smaller: bool = False) -> list[Candidate]:
     """The same back end with other micro-batches, threads and streams, the likeliest to win first.
 
-    `sizes` are the callers' batch sizes, `cores` those that the process may use.
+    `sizes` are the callers' batch sizes, `cores` those that the process may use. With `smaller`, only those that hold
+    fewer samples at a time than the candidate does.
     """
     largest = min(max(sizes), LARGEST_BATCH)
     found: list[Candidate] = []
@@ -108,7 +109,13 @@ def variations(candidate: Candidate, sizes: Sequence[int], cores: int) -> list[C
         found.append(candidate.at(batch=largest, threads=1))
     if max(sizes) > LARGEST_BATCH:
         found.insert(0, candidate.at(batch=LARGEST_BATCH))
-    return [each for each in dict.fromkeys(found) if each.configuration != candidate.configuration]
+    held = candidate.configuration.batch * candidate.configuration.streams
+    return [
+        each
+        for each in dict.fromkeys(found)
+        if each.configuration != candidate.configuration
+        and (not smaller or each.configuration.batch * each.configuration.streams < held)
+    ]
 
 
 def build_estimate(backend: str, operators: int) -> float:

@@ -17,6 +17,7 @@ __all__ = ["PLAIN", "Contest"]
 
 PLAIN = "plain eval()"
 _MOST_REPEATS = 64
+_LONG = 0.5  # seconds of a call: the first is hardly slower than others
 _ANEW = 3  # rounds of a trial whose executions have changed
 
 
@@ -34,6 +35,7 @@ class Contest:
     _batches: dict[int, Any] = field(default_factory=dict)
     _repeats: dict[int, int] = field(default_factory=dict)
     _predictors: dict[int, OptimizedPredictor] = field(default_factory=dict)
+    _entered: dict[str, Trial] = field(default_factory=dict)
     _race: Race = field(default_factory=lambda: Race({}, keep=(PLAIN,)))
 
     def prepare(self) -> None:
@@ -45,6 +47,7 @@ class Contest:
         for size in self.subject.sizes:
             self._batches[size] = self.subject.batch(size)
             run = self.subject.plain(size)
+            begin = self.clock()
             try:
                 run()
             except Exception as error:
@@ -53,9 +56,12 @@ class Contest:
                     expected="a model that takes the batch sizes of its callers",
                     fix="batch_sizes=[...]   # those that it takes",
                 ) from error
-            begin = self.clock()
-            run()
-            self.plain_seconds[size] = max(self.clock() - begin, 1e-9)
+            took = self.clock() - begin
+            if took < _LONG:
+                begin = self.clock()
+                run()
+                took = self.clock() - begin
+            self.plain_seconds[size] = max(took, 1e-9)
         longest = max(self.plain_seconds.values())
         self._repeats = {
             size: max(1, min(_MOST_REPEATS, round(longest / seconds))) for size, seconds in self.plain_seconds.items()
@@ -84,10 +90,18 @@ class Contest:
                 trial.exclude(FAILED, f"fails when it runs: {type(error).__name__}: {error}".splitlines()[0])
             else:
                 self._race.enter(_name(trial), call, self.clock() - begin)
+                self._entered[_name(trial)] = trial
 
-    def run(self, seconds: float, *, rounds: int, least: int) -> None:
-        """Race for about so many seconds; `least` rounds are run whatever they cost."""
-        self._race.run(seconds=max(seconds, 0.0), rounds=rounds, least=least)
+    def run(self, seconds: float, *, rounds: int, least: int, among: Iterable[Trial] | None = None) -> None:
+        """Race for about so many seconds; `least` rounds are run whatever they cost. Who is out of the running leaves.
+
+        With `among` these run alone, without plain.
+        """
+        for name, trial in self._entered.items():
+            if not trial.running:
+                self._race.left.setdefault(name, self._race.rounds)
+        names = None if among is None else [_name(trial) for trial in among if trial.running]
+        self._race.run(seconds=max(seconds, 0.0), rounds=rounds, least=least, among=names)
 
     def run_among(self, trials: Iterable[Trial], seconds: float, *, rounds: int) -> None:
         """Race these alone, without plain: as many rounds as fit into the time."""
@@ -148,6 +162,10 @@ class Contest:
     def surely_faster(self, trial: Trial, comparisons: int) -> bool:
         """Whether it beats plain by the sign test over all rounds that both ran."""
         return self._race.surely_faster(_name(trial), PLAIN, comparisons)
+
+    def rounds_beside_plain(self, trial: Trial) -> int:
+        """In how many rounds both ran."""
+        return len(self._race.times[_name(trial)].keys() & self._race.times[PLAIN].keys())
 
     def measure_sizes(self, trials: Iterable[Trial], seconds: float) -> None:
         """Seconds of one call at each of the callers' sizes, for the record: of one size the race has them."""

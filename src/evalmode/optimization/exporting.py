@@ -135,17 +135,25 @@ def _exported(
     result = Exported(program, inputs, outputs, tuple(notes), uncut, not copied.problem, flat=flat)
     if copied.problem:
         return replace(result, program=replace(program, export_error=copied.problem, dynamic=len(sized) > 1))
-    return _with_graph(result, [program.inputs_at(size) for size in sized] if len(sized) > 1 else [program.inputs])
+    if len(sized) < 2:
+        return _with_graph(result, [program.inputs], [None])
+    expected = [tuple(outputs.flatten(tree)) for tree in sized.values()]
+    return _with_graph(result, [program.inputs_at(size) for size in sized], expected)
 
 
-def _with_graph(result: Exported, batches: list[tuple[Tensor, ...]]) -> Exported:
-    """The program with its graph: with a free batch axis if the model has one and torch finds it, else fixed."""
+def _with_graph(
+    result: Exported, batches: list[tuple[Tensor, ...]], known: Sequence[tuple[Tensor, ...] | None]
+) -> Exported:
+    """The program with its graph: with a free batch axis if the model has one and torch finds it, else fixed.
+
+    `known` are the model's results on `batches`, where it ran on them already.
+    """
     program, flat = result.program, result.flat
     if flat is None:
         return result
     problem = ""
     if program.dynamic:
-        graph = _checked_graph(flat, batches[0], program.input_axes, batches, dynamic=True)
+        graph = _checked_graph(flat, batches[0], program.input_axes, batches, known, dynamic=True)
         if not isinstance(graph, str):
             smallest, note = _smallest(flat, graph, program)
             notes = (*result.notes, note) if note else result.notes
@@ -167,10 +175,14 @@ def _checked_graph(
     example: Sequence[Tensor],
     axes: Sequence[int | None],
     batches: Sequence[Sequence[Tensor]],
+    known: Sequence[tuple[Tensor, ...] | None] = (None,),
     *,
     dynamic: bool,
 ) -> ExportedProgram | str:
-    """The graph, or one line that says why there is none; it must give the model's results on all of `batches`."""
+    """The graph, or one line that says why there is none; it must give the model's results on all of `batches`.
+
+    `known` are those results, where the model ran on them already.
+    """
     graph = exported_graph(sibling(flat), example, axes, dynamic=dynamic, variadic=True)
     if not isinstance(graph, ExportedProgram):
         return str(graph)
@@ -181,18 +193,16 @@ def _checked_graph(
     if drawing:
         place = place_in_code(drawing[0])
         return f"`{where(drawing[0])}` draws random numbers" + (f" ({place})" if place else "")
-    checked = 0
     with torch.no_grad():
-        for batch in [*batches, redrawn(batches[-1])]:
-            given = checked < len(batches)
+        for batch, answer in [*zip(batches, known, strict=True), (redrawn(batches[-1]), None)]:
+            given = any(batch is each for each in batches)
             try:
                 with contextlib.nullcontext() if given else each_sample_alone():
-                    expected = flat(*batch)
+                    expected = answer or flat(*batch)
             except Exception as error:  # noqa: BLE001 - redrawn values may be no input of the model
                 if given:
                     return f"the model fails on a repeated batch: {type(error).__name__}"
                 continue
-            checked += 1
             try:
                 got = module(*batch)
             except Exception as error:  # noqa: BLE001 - any failure of the graph makes it useless

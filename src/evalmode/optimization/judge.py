@@ -25,10 +25,13 @@ from evalmode.predictor.optimized import OptimizedPredictor
 
 __all__ = ["Judge", "judge_of"]
 
+_FOR_STABILITY = 0.4  # of the seconds, for the part of it that may be left out
 _STABILITY_RUNS = 10  # about how often each sample runs at one size
 # The cost of a sample's answers, in runs of it: in fp64, as long as when results are moved by a rounding, and in fp32.
 _WIDE, _PLAIN = 2.0, 6.0
 FEWEST = 12  # samples, however slow the model is
+_LONG = 2.0  # seconds of a sample's answers: what is done once in a process is little beside them
+_SLOW = 0.1  # seconds of a sample in fp32: it is run at two sizes, not three
 
 
 @dataclass(frozen=True)
@@ -70,7 +73,7 @@ class Judge:
         """What changes a sample's bits within an execution size or between sizes; empty where nothing does."""
         if all(axis is None for axis in self.samples.axes):
             return ""
-        stability = Stability(self.samples, self.output_axes, names=self.names, seconds=self.seconds)
+        stability = Stability(self.samples, self.output_axes, names=self.names, seconds=_FOR_STABILITY * self.seconds)
         for size in sorted(runs):
             record = stability.add(size, runs[size])
             if not record.stable:
@@ -97,6 +100,7 @@ def judge_of(
     begin = time.perf_counter()
     kept, _ = accepted_samples(subject.plain_flat, parts, size)
     each = (time.perf_counter() - begin) / max(1, sum(map(len, parts)))
+    sizes = {1, size} if each > _SLOW else {1, 2, size}
     names = tuple(tensor.name for tensor in subject.output_tensors())
 
     def references() -> Reference:
@@ -105,7 +109,8 @@ def judge_of(
             kept,
             program.output_axes,
             names=names,
-            sizes=tuple(sorted({1, 2, size})),
+            sizes=tuple(sorted(sizes)),
+            known=(size,),
             seconds=seconds,
             model=subject.flat,
         )
@@ -134,12 +139,13 @@ def _affordable(subject: Subject, parts: tuple[Samples, ...], size: int, seconds
 def _answer_seconds(subject: Subject, part: Samples, size: int) -> float:
     """What the answers of one sample take, in the smallest batch that the model takes; it may refuse one of one.
 
-    Timed twice: the first time holds what is done once in a process.
+    Timed twice where it is short: the first time holds what is done once in a process.
     """
     for held in sorted({1, 2, size}):
         chunk = part.at([0] * held)
         with contextlib.suppress(Exception):  # what the model refuses is told by `accepted_samples`
-            return min(_once(subject, chunk), _once(subject, chunk)) / held
+            first = _once(subject, chunk)
+            return (first if first > _LONG else min(first, _once(subject, chunk))) / held
     return 0.0
 
 

@@ -136,7 +136,7 @@ class LeafJudge:
     def _floating(self, values: Tensor, rows: Tensor) -> Iterator[Fault]:
         leaf = self.leaf
         wide, agreed = leaf.wide[rows], leaf.agreed[rows]
-        strange = (kinds_of_value(values) != kinds_of_value(wide)) & agreed
+        strange = (kinds_of_value(values) != kinds_of_value(wide)).logical_and_(agreed)
         gaps = gap(values, wide).masked_fill_(~agreed, 0.0)
         errors = row_errors(gaps)
         share = torch.maximum(

@@ -56,10 +56,12 @@ class LeafReference:
     runs: int = 0
     plain: list[RowErrors] = dataclasses.field(default_factory=list)
     moved: list[RowErrors] = dataclasses.field(default_factory=list)
+    _finite: bool = dataclasses.field(init=False)
 
     def __post_init__(self) -> None:
         self.agreed = torch.ones(self.wide.shape, dtype=torch.bool)
         rows, values = self.wide.shape
+        self._finite = bool(self.wide.isfinite().all()) if self.floating else True
         finite = torch.where(self.wide.isfinite(), self.wide, 0.0).abs() if self.floating else self.wide.double().abs()
         self.scale = finite.amax(1) if values else torch.zeros(rows, dtype=torch.float64)
         self.noise = torch.zeros(values if self.floating else 0, dtype=torch.float64)
@@ -97,7 +99,8 @@ class LeafReference:
             self.missed += wrong
             self.runs += 1
             return
-        self.agreed &= kinds_of_value(values) == kinds_of_value(self.wide)
+        if not (self._finite and bool(values.isfinite().all())):
+            self.agreed &= kinds_of_value(values) == kinds_of_value(self.wide)
         gaps = gap(values, self.wide)
         errors = row_errors(gaps)
         (self.moved if moved else self.plain).append(errors)
@@ -177,7 +180,8 @@ def kinds_of_value(values: Tensor) -> Tensor:
 
 def gap(values: Tensor, wide: Tensor) -> Tensor:
     """The distance of each value from its reference; 0 where one of them is no finite number."""
-    return (values.double() - wide).abs().nan_to_num_(nan=0.0, posinf=0.0)
+    apart = values.double() if values.dtype != torch.float64 else values.clone()
+    return apart.sub_(wide).abs_().nan_to_num_(nan=0.0, posinf=0.0)
 
 
 def row_errors(gaps: Tensor) -> RowErrors:
@@ -191,7 +195,7 @@ def row_errors(gaps: Tensor) -> RowErrors:
         return RowErrors(nothing, nothing, nothing)
     largest = gaps.amax(1)
     safe = largest.clamp(min=1e-300)
-    mean = ((gaps / safe[:, None]) ** 2).mean(1).sqrt() * largest  # scaled: squares of tiny errors would vanish
+    mean = (gaps / safe[:, None]).square_().mean(1).sqrt() * largest  # scaled: squares of tiny errors would vanish
     some = gaps[:, :: -(-values // _SAMPLED)]
     return RowErrors(largest, mean, some.median(1).values)
 

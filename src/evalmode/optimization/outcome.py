@@ -54,7 +54,7 @@ def predictor_of(search: Search, model: nn.Module, objective: str, known: Cached
 
 def resume(search: Search, known: CachedPlan) -> bool:
     """Build a plan that an earlier search chose, and put it through the gate again. False where it no longer holds."""
-    search.plain_peak = known.record.plans[0].peak_bytes
+    search.scales.plain_peak = known.record.plans[0].peak_bytes
     if not known.configurations:
         search.contest.plain_seconds = _by_size(known.record.plans[0].seconds)
         return True
@@ -195,7 +195,7 @@ def _optimization_record(search: Search, trial: Trial, objective: str, known: Ca
         samples_per_second=plain_rate[max(plain_rate)] if plain_rate else None,
         speedup=1.0,
         error=1.0,
-        peak_bytes=search.plain_peak,
+        peak_bytes=search.scales.plain_peak,
     )
     others = [each for each in search.trials if each is not trial]
     others.sort(key=lambda each: -(each.speedup or 0.0))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import hashlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 
@@ -107,18 +108,20 @@ def reference_of(
     sizes: Sequence[int] = (1, 2, 8),
     seconds: float = 10.0,
     model: nn.Module | None = None,
+    known: Sequence[int] = (),
     seed: int = 0,
     clock: Callable[[], float] = time.perf_counter,
 ) -> Reference:
     """The fp64 answers to as many samples as `seconds` allow, at least four like the user's and every edge.
 
-    `plain` is run at each of `sizes`, and once more with every result moved by a rounding. `model` is the module inside
-    `plain`, needed only where a model compares dtypes in Python. Without an fp64 form of some operator, plain fp32 of
-    the first size takes its place: a candidate is then held to the distance that plain runs keep from each other.
+    `plain` is run at each of `sizes`, and once more with every result moved by a rounding; at those that are `known` it
+    has run before. `model` is the module inside `plain`, needed only where a model compares dtypes in Python. Without
+    an fp64 form of some operator, plain fp32 of the first size takes its place: a candidate is then held to the
+    distance that plain runs keep from each other.
 
     Units: seconds of processor time, as a target.
     """
-    sizes, refused = _working_sizes(plain, parts[0], sizes)
+    sizes, refused = _working_sizes(plain, parts[0], sizes, known)
     least = min(sizes)
     exact, notes = True, refused
     evaluate: Callable[[Chunk], Chunk] = functools.partial(evaluate_wide, plain, model=model)
@@ -140,8 +143,8 @@ def reference_of(
     )
     affordable = min(int(seconds / max(per_sample, 1e-9)), MOST_BYTES // max(bytes_each, 1))
     chosen = tuple(_chosen(part, affordable) if not place else part for place, part in enumerate(parts))
-    known = list(names) or [f"output {place}" for place in range(len(output_axes))]
-    leaves, moving = _wide_leaves(evaluate, chosen, output_axes, known, dtypes, least)
+    called = list(names) or [f"output {place}" for place in range(len(output_axes))]
+    leaves, moving = _wide_leaves(evaluate, chosen, output_axes, called, dtypes, least)
     _take_plain_runs(plain, chosen, leaves, sizes, seed)
     total = sum(map(len, parts))
     if sum(map(len, chosen)) < total:
@@ -150,13 +153,15 @@ def reference_of(
     return dataclasses.replace(found, jumps=functools.cache(functools.partial(_jumps, plain, found, seed)))
 
 
-def _working_sizes(plain: Plain, part: Samples, sizes: Sequence[int]) -> tuple[tuple[int, ...], list[str]]:
+def _working_sizes(
+    plain: Plain, part: Samples, sizes: Sequence[int], known: Sequence[int]
+) -> tuple[tuple[int, ...], list[str]]:
     """The sizes at which the plain model runs, in order, and a note about the others.
 
     Raises:
         ModelRunError: it runs at none.
     """
-    failures = {size: _failure(plain, part, [0] * size) for size in sorted(set(sizes))}
+    failures = {size: None if size in known else _failure(plain, part, [0] * size) for size in sorted(set(sizes))}
     working = tuple(size for size, failure in failures.items() if failure is None)
     failed = {size: failure for size, failure in failures.items() if failure is not None}
     if not working:
@@ -214,11 +219,11 @@ def _take_plain_runs(
     plain: Plain, parts: Sequence[Samples], leaves: Sequence[LeafReference], sizes: Sequence[int], seed: int
 ) -> None:
     """Hand every distinct plain run to the leaves: each size, then one with every result moved by a rounding."""
-    marks: set[tuple[tuple[float, ...], ...]] = set()
+    marks: set[tuple[bytes, ...]] = set()
     noisy = _moved_by_a_rounding(plain, seed)
     for run, size in (*((plain, size) for size in sizes), (noisy, min(sizes))):
         values = list(_stacked(run, parts, leaves, size))
-        mark = tuple(_mark(leaf, found) for leaf, found in zip(leaves, values, strict=True))
+        mark = tuple(map(_mark, values))
         if mark not in marks:
             marks.add(mark)
             for leaf, found in zip(leaves, values, strict=True):
@@ -269,10 +274,9 @@ def _stacked(run: Plain, parts: Sequence[Samples], leaves: Sequence[LeafReferenc
     yield from (torch.cat(held) for held in rows)
 
 
-def _mark(leaf: LeafReference, values: Tensor) -> tuple[float, ...]:
+def _mark(values: Tensor) -> bytes:
     """What tells two plain runs apart: two sizes often give the same bits, and count once."""
-    wrong = gap(values, leaf.wide) if leaf.floating else (values != leaf.wide).double()
-    return tuple(wrong.sum(1).tolist())
+    return hashlib.blake2b(values.contiguous().view(torch.uint8).numpy().data, digest_size=16).digest()
 
 
 def evaluate_wide(plain: Plain, chunk: Chunk, model: nn.Module | None = None) -> Chunk:

@@ -62,10 +62,18 @@ def nudged(values: Tensor, generator: torch.Generator) -> Tensor:
     if values.is_complex():
         return torch.view_as_complex(nudged(torch.view_as_real(values.resolve_conj()), generator).contiguous())
     step = torch.finfo(values.dtype).eps / 2
-    drawn = torch.randint(-1, 2, values.shape, generator=generator, dtype=torch.int8, device=generator.device)
-    moved = values + values * (drawn.to(values.device, values.dtype) * step)
+    drawn = _thirds(values.numel(), generator).view(values.shape)
+    moved = drawn.to(values.device, values.dtype).mul_(step).mul_(values).add_(values)
     whole = (values == values.round()) & (values.abs() < _WHOLE)
     return torch.where(whole | ~moved.isfinite(), values, moved)
+
+
+def _thirds(count: int, generator: torch.Generator) -> Tensor:
+    """So many of -1, 0 and 1, each in about a third of the places: eight from every random number."""
+    numbers = torch.empty(-(-count // 8), dtype=torch.int64, device=generator.device)
+    high = torch.iinfo(torch.int64).max
+    octets = numbers.random_(-high, high, generator=generator).view(torch.int8)[:count]
+    return (octets > 42).to(torch.int8) - (octets < -42).to(torch.int8)
 
 
 class RoundingNoise(TorchDispatchMode):

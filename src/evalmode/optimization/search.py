@@ -11,20 +11,29 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from evalmode.backends.backend import Backend
 from evalmode.backends.configuration import Configuration
-from evalmode.optimization.candidates import QUICK, Candidate, build_estimate, first_round, variations
+from evalmode.optimization.candidates import QUICK, Candidate, first_round, variations
 from evalmode.optimization.contest import PLAIN, Contest
-from evalmode.optimization.footprint import peak_bytes_of
 from evalmode.optimization.judge import Judge
+from evalmode.optimization.search_settings import SearchSettings
 from evalmode.optimization.shares import DECISIVE, for_judging, for_the_end, for_the_judge
 from evalmode.optimization.small_callers import add_small_size
 from evalmode.optimization.subject import Subject
-from evalmode.optimization.trial import FAILED, REJECTED, UNJUDGED, UNSTABLE, UNTESTED, VERIFIED, Trial, started
+from evalmode.optimization.trial import (
+    FAILED,
+    REJECTED,
+    UNJUDGED,
+    UNSTABLE,
+    UNTESTED,
+    VERIFIED,
+    Trial,
+    likely_seconds,
+    started,
+)
+from evalmode.optimization.weighing import Scales
 
 __all__ = ["PLAIN", "Search", "SearchSettings"]
 
-SLACK_BYTES = 16 << 20  # arenas and pages: what the kernel counts differs by so much between equal runs
 _ROUNDS, _LAST_ROUNDS = 12, 40
 _FEWEST_ROUNDS = 3  # of each stage, if there is time for them
 _MORE, _CLEARLY = 4, 0.9  # pairs of rounds more, for one that takes at most this share of plain's time
@@ -34,19 +43,6 @@ _SLOW = 0.25  # seconds of plain's call
 _WORTH_VARYING = 1.35
 _SAME_KERNELS = 1.3  # Inductor so far behind: AOTInductor, whose kernels it shares, is not built
 _VARIATIONS = 5
-
-
-@dataclass(frozen=True, kw_only=True)
-class SearchSettings:
-    """What the user asked for. `memory` is how many times plain's peak a plan may need, None for no limit."""
-
-    backends: tuple[Backend, ...]
-    precisions: tuple[str, ...] | None
-    threads: int
-    device: str
-    stable: bool
-    budget: float
-    memory: float | None = 1.0
 
 
 Progress = Callable[[str, int, int | None], object]
@@ -68,24 +64,30 @@ class Search:
     started_at: float | None = None
     trials: list[Trial] = field(default_factory=list)
     chosen: Trial | None = None
-    plain_peak: int | None = None
     notes: list[str] = field(default_factory=list)
     contest: Contest = field(init=False)
+    scales: Scales = field(init=False)
     _judge: Judge | None = None
-    _kept_free: float = 0.0  # seconds that building and racing leave alone, and of these the ones for the last rounds
+    _kept_free: float = 0.0  # seconds that building and racing leave alone: those for judging, and for the last rounds
+    _judging: float = 0.0
     _end: float = 0.0
 
     def __post_init__(self) -> None:
         self.contest = Contest(self.subject, self.settings.stable, self.clock)
+        self.scales = Scales(self.subject, self.settings.memory)
 
     def run(self) -> None:
         """Search until the budget is used or nothing is left to try."""
         self.started_at = self.clock() if self.started_at is None else self.started_at
         self.contest.prepare()
         self._end = for_the_end(self.settings.budget, self.contest.plain_call_seconds)
-        self._kept_free = for_judging(self.settings.budget, self.contest.sample_seconds) + self._end
+        self._judging = for_judging(self.settings.budget, self.contest.sample_seconds)
+        self._kept_free = self._judging + self._end
         candidates = self._candidates()
-        self._stage([candidate for candidate in candidates if candidate.backend.name in QUICK])
+        quick = [candidate for candidate in candidates if candidate.backend.name in QUICK]
+        self._stage([candidate for candidate in quick if not self._slow or candidate.backend.name != "eager"])
+        if self._slow and not any(trial.running for trial in self.trials):  # it gains least: others go first
+            self._stage([candidate for candidate in quick if candidate.backend.name == "eager"])
         self._vary()
         for candidate in candidates:
             if candidate.backend.name not in QUICK:
@@ -94,6 +96,11 @@ class Search:
         self._settle()
         self._judge_down_the_list()
         self._finish()
+
+    @property
+    def _slow(self) -> bool:
+        """Whether a call of plain is dear."""
+        return self.contest.plain_call_seconds > _SLOW
 
     @property
     def used(self) -> float:
@@ -118,10 +125,7 @@ class Search:
         batch = min(max(self.subject.sizes), 64) if self.has_batch_axis() else 1
         shape = Configuration(backend="", batch=batch, threads=settings.threads, device=settings.device)
         forms = [*self.subject.forms, *(["channels-last"] if self.subject.may_be_channels_last else [])]
-        found = first_round(settings.backends, settings.precisions, shape, forms)
-        if self.contest.plain_call_seconds > _SLOW:  # eager without a pass is plain itself: there is no time for it
-            found = [each for each in found if each.form or each.backend.name != "eager"] or found
-        return found
+        return first_round(settings.backends, settings.precisions, shape, forms)
 
     def _stage(self, candidates: Iterable[Candidate]) -> None:
         """Build, as far as the time allows, then race."""
@@ -135,28 +139,37 @@ class Search:
         self._race(begun)
 
     def _race(self, newcomers: list[Trial]) -> None:
-        if newcomers:
-            seconds = 0.3 * max(self.left - self._kept_free, 0.0)
-            affordable = int(seconds / ((1 + len(newcomers)) * self.contest.plain_call_seconds))
-            self.contest.enter(newcomers)
-            self.contest.run(seconds, rounds=_ROUNDS, least=min(max(1, affordable), _FEWEST_ROUNDS))
+        """All who are left; where a call is dear, newcomers beside the one in front: its distance to plain is known."""
+        if not newcomers:
+            return
+        seconds = 0.3 * max(self.left - self._kept_free, 0.0)
+        affordable = int(seconds / ((1 + len(newcomers)) * self.contest.plain_call_seconds))
+        least = min(max(1, affordable), _FEWEST_ROUNDS)
+        leaders = self._ranked()[:1] if self._slow else []
+        self.contest.enter(newcomers)
+        self.contest.run(seconds, rounds=_ROUNDS, least=least, among=[*leaders, *newcomers] if leaders else None)
 
     def _vary(self) -> None:
-        """Other micro-batches, threads and streams for the two back ends in front, in turns, the likeliest first."""
-        ranked = self._ranked()
-        if not ranked or not self.has_batch_axis():
+        """Other micro-batches, threads and streams for the two back ends in front, in turns, the likeliest first.
+
+        Who is too heavy leaves, and smaller executions of it are tried.
+        """
+        ranked, spare = self._ranked(), self.left - self._kept_free
+        if not ranked or not self.has_batch_axis() or spare < 2 * self.contest.plain_call_seconds:
             return
-        best = self.contest.behind(ranked[0])
         varied = {trial.candidate.kind for trial in self.trials if trial.candidate.varied}
-        leaders: dict[str, Trial] = {}
+        each: dict[str, list[Candidate]] = {}
+        best = self.contest.behind(ranked[0])
         for trial in ranked:
-            if self.contest.behind(trial) <= _WORTH_VARYING * best and trial.candidate.kind not in varied:
-                leaders.setdefault(trial.candidate.kind, trial)
-        each = [
-            variations(leader.candidate, self.subject.sizes, self.settings.threads)[:_VARIATIONS]
-            for leader in list(leaders.values())[:2]
-        ]
-        wanted = [found[place] for place in range(_VARIATIONS) for found in each if place < len(found)]
+            kind = trial.candidate.kind
+            if len(each) == 2 or self.contest.behind(trial) > _WORTH_VARYING * best or kind in varied or kind in each:
+                continue
+            if self.contest.behind(trial) < _NO_GAIN:
+                self.scales.exclude_if_too_heavy(trial)
+            each[kind] = variations(
+                trial.candidate, self.subject.sizes, self.settings.threads, smaller=trial.too_heavy
+            )[:_VARIATIONS]
+        wanted = [found[place] for place in range(_VARIATIONS) for found in each.values() if place < len(found)]
         for start in range(0, len(wanted), 4):
             self._stage(wanted[start : start + 4])
 
@@ -177,19 +190,20 @@ class Search:
         for trial in self._ranked():
             if accepted and (accepted >= 3 or self.left < self._end + last):
                 break
-            if self.contest.behind(trial) > (_NO_GAIN if self.left > 0 else _CLEARLY):
-                break  # it cannot win; or it hardly can, and the time is over
+            time_for_it = self.left > (0 if self._judge else self._judging)
+            if self.contest.behind(trial) > (_NO_GAIN if time_for_it else _CLEARLY):
+                break  # it cannot win; or it hardly can, and there is no time for that
             self._say(f"verifying {trial.name}", accepted, None)
             begin = self.clock()
             self._test(trial)
             last = self.clock() - begin
             accepted += trial.outcome == VERIFIED
         if not accepted and self.settings.stable:
-            self._one_at_a_time()
+            self._smaller_executions()
 
     def _test(self, trial: Trial) -> None:
         """Memory, which takes least time, then the gate and stability: what fails one of them is out."""
-        self._weigh(trial)
+        self.scales.exclude_if_too_heavy(trial)
         if trial.running and self.holds(trial):
             trial.outcome = VERIFIED
             if self.settings.stable:
@@ -212,55 +226,47 @@ class Search:
             trial.exclude(UNSTABLE, f"unstable: {problem}")
         return not problem
 
-    def _weigh(self, trial: Trial) -> None:
-        size = max(self.subject.sizes)
-        if self.plain_peak is None:
-            working = peak_bytes_of(self.subject.plain(size))
-            self.plain_peak = None if working is None else self.subject.weight_bytes() + working
-        trial.measure_memory(self.subject, size)
-        limit = self.settings.memory
-        if limit is None or trial.peak_bytes is None or self.plain_peak is None:
-            return
-        if trial.peak_bytes > limit * self.plain_peak + SLACK_BYTES:
-            trial.exclude(
-                REJECTED,
-                f"rejected: needs {trial.peak_bytes / 1e6:.0f} MB, plain eval() {self.plain_peak / 1e6:.0f} MB",
-            )
-
     def _serve_small_callers(self, trial: Trial) -> None:
         """A second execution size for callers of few samples, if it gives the same bits and saves them time."""
         smallest, shape = min(self.subject.sizes), trial.candidate.configuration
         if smallest > shape.batch // 2 or shape.streams > 1 or self.left <= trial.build_seconds * 1.5 + self._end:
             return
         if add_small_size(trial, self.subject, self.judge, self.clock):
+            if self.scales.weigh(trial, again=True):
+                trial.remove_size(smallest)
+                self.scales.weigh(trial, again=True)
             self.contest.renew(trial)
 
-    def _one_at_a_time(self) -> None:
-        """Nothing is stable at the callers' size: executions of one sample have no companions."""
+    def _smaller_executions(self) -> None:
+        """Nothing holds at the callers' size: half of it needs less memory, and one sample alone has no companions."""
         tried: set[str] = set()
-        for before in [trial for trial in self.trials if trial.outcome == UNSTABLE]:
-            candidate = before.candidate.at(batch=1, streams=1)
-            if candidate.kind in tried or before.candidate.configuration.batch == 1 or self.left <= 0:
+        for before in [trial for trial in self.trials if trial.outcome == UNSTABLE or trial.too_heavy]:
+            batch = before.candidate.configuration.batch
+            if before.candidate.kind in tried or batch == 1:
                 continue
-            tried.add(candidate.kind)
-            self._kept_free = 0.0
-            trial = self._begin(candidate)
-            if trial is not None and trial.running:
+            tried.add(before.candidate.kind)
+            for size in (batch // 2, 1) if before.too_heavy and batch > 3 else (1,):
+                self._kept_free = 0.0
+                trial = self._begin(before.candidate.at(batch=size, streams=1)) if self.left > 0 else None
+                if trial is None or not trial.running:
+                    continue
                 self._race([trial])
-                if trial.running:
+                if trial.running and self.contest.behind(trial) <= _NO_GAIN:
                     self._test(trial)
                 if trial.outcome == VERIFIED:
                     return
 
     def _finish(self) -> None:
         """The last rounds: plain beside what is verified; only a sure winner takes plain's place."""
-        finalists = [trial for trial in self._ranked() if trial.outcome == VERIFIED][:3]
+        verified = [trial for trial in self._ranked() if trial.outcome == VERIFIED]
+        finalists = [trial for trial in verified if self.contest.behind(trial) < 1][:3]
         if finalists:
             self._say("last race", 0, None)
             self.contest.only(finalists)
             each = self.contest.round_seconds(finalists)
             affordable = int(max(self.left, self._end) / max(each, 1e-9))
-            least = min(max(_FEWEST_ROUNDS, affordable), DECISIVE)
+            wanted = DECISIVE - self.contest.rounds_beside_plain(finalists[0])
+            least = min(max(_FEWEST_ROUNDS, affordable), max(_FEWEST_ROUNDS, wanted))
             self.contest.run(self.left, rounds=_LAST_ROUNDS, least=least)
             self._decide(finalists)
             for trial in self.contest.ranked(finalists):
@@ -303,11 +309,10 @@ class Search:
 
     def _not_worth_it(self, candidate: Candidate) -> str:
         """Why a candidate is not built; empty where it is."""
-        estimate = self._estimate(candidate)
+        estimate = likely_seconds(candidate, self.trials, self._operators())
         spare = self.left - self._kept_free
         if candidate.backend.name in QUICK and not candidate.varied:  # without these there is nothing to judge
-            others = any(trial.running and trial.candidate.backend.name != "eager" for trial in self.trials)
-            spare = self.left - self._kept_free / (2 if others else 4)
+            spare = self.left - self._kept_free / 4
         if estimate + 2 * self.contest.plain_call_seconds > spare and self.trials:
             return f"not tried: its build takes about {estimate:.0f} s, {max(spare, 0):.0f} s were left"
         ranked = self._ranked()
@@ -317,15 +322,6 @@ class Search:
             if trial.candidate.kind == alike and behind > _SAME_KERNELS:
                 return f"not tried: inductor, whose kernels it shares, is {behind:.1f}x behind"
         return ""
-
-    def _estimate(self, candidate: Candidate) -> float:
-        """About how long a build takes: as long as the one before of the same kind, or as such builds usually do."""
-        known = [
-            trial.build_seconds
-            for trial in self.trials
-            if trial.candidate.kind == candidate.kind and trial.build_seconds and trial.outcome != FAILED
-        ]
-        return min(known) if known else build_estimate(candidate.backend.name, self._operators())
 
     def _ranked(self) -> list[Trial]:
         return self.contest.ranked(trial for trial in self.trials if trial.running)

@@ -9,7 +9,7 @@ __all__ = ["DECISIVE", "for_judging", "for_the_end", "for_the_judge"]
 DECISIVE = 8
 """Rounds in which the winner has to be timed: one lost round more, and a sign test still says it."""
 
-_JUDGING = 22  # runs of a sample that judging one candidate costs: answers in fp64 and fp32, the gate, stability
+_JUDGING = 18  # runs of a sample that judging one candidate costs: answers in fp64 and fp32, the gate, stability
 _FOR_JUDGING = (0.15, 0.4)  # of the budget, at least and at most
 _FOR_THE_END = (0.1, 0.25)
 

@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from evalmode.backends.backend import Chunk, Executor
 from evalmode.certificate import PlanRecord
 from evalmode.errors import EvalmodeError
-from evalmode.optimization.candidates import Candidate
-from evalmode.optimization.footprint import peak_bytes_of, resident_bytes, tidy
+from evalmode.optimization.candidates import Candidate, build_estimate
 from evalmode.optimization.samples import Run
 from evalmode.optimization.subject import Subject
 from evalmode.optimization.verification import Verification
 from evalmode.predictor.non_finite import answered_with_nan, broken_samples
 from evalmode.predictor.optimized import OptimizedPredictor
 
-__all__ = ["Trial", "started"]
+__all__ = ["Trial", "likely_seconds", "started"]
 
 FAILED, REJECTED, UNSTABLE, VERIFIED = "failed", "rejected", "unstable", "verified"
 UNTESTED, UNJUDGED = "not tried", "not judged"
+_CONVERTED = 0.5  # of a first build: what the graph was converted to is kept for the next
 
 
 @dataclass(eq=False)
@@ -29,6 +29,7 @@ class Trial:
     """A candidate with its executors by size. `outcome` is empty while it is in the running.
 
     With `answers_nan` samples of non-finite inputs are answered with NaN around the back end, which does not by itself.
+    `too_heavy` tells that it is out for the memory it needs.
     """
 
     candidate: Candidate
@@ -42,6 +43,7 @@ class Trial:
     seconds: dict[int, float] = field(default_factory=dict)
     peak_bytes: int | None = None
     answers_nan: bool = False
+    too_heavy: bool = False
 
     def runs(self, subject: Subject) -> dict[int, Run]:
         """What runs executions, by size: as the predictor will, NaN included."""
@@ -115,31 +117,10 @@ class Trial:
             self.build_seconds += clock() - begin
         return ""
 
-    def measure_memory(self, subject: Subject, size: int) -> None:
-        """Its peak while it runs: what it holds, and what a call needs beside that.
-
-        It is loaded from its payload if it has one, so that nothing of the build is counted; nor is what loading needs
-        for a moment, as it is not of plain.
-        """
-        configuration, executor = max(
-            ((each.configuration, each) for each in self.executors.values()), key=lambda pair: pair[0].batch
-        )
-        inputs = tuple(tensor.contiguous() for tensor in subject.program.inputs_at(configuration.batch))
-        backend = self.candidate.backend
-        payload = executor.payload() if backend.load is not None and not backend.native_code else None
-        if payload is None or backend.load is None:
-            working = peak_bytes_of(lambda: executor.run([inputs]))
-            self.peak_bytes = None if working is None else subject.weight_bytes() + working
-            return
-        tidy()
-        before = resident_bytes()
-        loaded = backend.load(payload, configuration, len(subject.program.output_axes))
-        tidy()
-        after = resident_bytes()
-        working = peak_bytes_of(lambda: loaded.run([inputs]))
-        if before is not None and after is not None and working is not None:
-            self.peak_bytes = max(after - before, 0) + working
-        loaded.close()
+    def remove_size(self, size: int) -> None:
+        """Give an executor back."""
+        self.executors.pop(size).close()
+        self.costs = {}
 
     def record(self, *, chosen: bool = False) -> PlanRecord:
         """The line of this candidate in the certificate."""
@@ -179,3 +160,18 @@ def started(
     if problem:
         trial.exclude(FAILED, problem)
     return trial
+
+
+def likely_seconds(candidate: Candidate, trials: Iterable[Trial], operators: int) -> float:
+    """About how long a build takes: as long as the one before of the same kind, or as such builds usually do.
+
+    Units: seconds.
+    """
+    known = [
+        trial.build_seconds
+        for trial in trials
+        if trial.candidate.kind == candidate.kind and trial.build_seconds and trial.outcome != FAILED
+    ]
+    if not known:
+        return build_estimate(candidate.backend.name, operators)
+    return min(known) * (_CONVERTED if candidate.varied and candidate.backend.streams else 1)
