@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from evalmode.errors import BatchError, JournalError
+from evalmode.errors import BatchError, EvalmodeError, JournalError, TaskError
 from evalmode.evaluation import groups, keeping
 from evalmode.evaluation.evaluator import evaluate
 from evalmode.evaluation.predictions import read_predictions
@@ -122,6 +122,26 @@ def test_a_bad_sample_in_the_first_group_does_not_stop_a_journal_from_going_on(t
     for result in (first, again):
         assert (result.record.samples, result.record.skipped) == (299, 1)
         assert result.record.metrics == bare.record.metrics
+
+
+def test_samples_that_were_left_out_count_as_done_when_a_journal_is_gone_on_with(tmp_path):
+    told = []
+    journal = tmp_path / "journal.sqlite"
+    inputs = INPUTS.clone()
+    inputs[:40] = torch.nan
+    options = {"journal": journal, "on_bad_sample": "skip"}
+    evaluate(network(), (inputs, TARGETS), progress=False, **options)
+    evaluate(network(), (inputs, TARGETS), progress=told.append, **options)
+    assert told[-1].done == told[-1].total == 200
+
+
+def test_a_journal_of_bad_samples_alone_names_the_first_when_it_is_gone_on_with(tmp_path):
+    options = {"journal": tmp_path / "journal.sqlite", "on_bad_sample": "skip", "progress": False}
+    torn = [(torch.full((6,), torch.nan), 1)] * 5
+    with pytest.raises(EvalmodeError, match="NaN"):
+        evaluate(network(), torn, metrics="accuracy", **options)
+    with pytest.raises(TaskError, match=r"all 5 samples were left out; 0: .*NaN"):
+        evaluate(network(), torn, metrics="accuracy", **options)
 
 
 def test_metrics_are_inferred_from_the_good_samples_of_the_first_group_together():

@@ -107,6 +107,27 @@ def test_an_object_is_told_by_its_attributes():
     assert described(Within(1).method) != described(Within(2).method)
 
 
+def test_slots_of_every_class_and_keys_that_are_functions_are_told():
+    class Base:
+        __slots__ = ("most",)
+
+        def __init__(self, most):
+            self.most = most
+
+    class Derived(Base):
+        __slots__ = ("least",)
+
+    class Lone:
+        __slots__ = "most"  # noqa: PLC0205 - a single name may be text
+
+        def __init__(self, most):
+            self.most = most
+
+    for kind in (Base, Derived, Lone):
+        assert described(kind(1)) == described(kind(1)) != described(kind(2))
+    assert described({within(1): "x"}) == described({within(1): "x"}) != described({within(2): "x"})
+
+
 def test_a_module_in_a_function_is_told_by_its_weights():
     one, other = nn.Linear(2, 2), nn.Linear(2, 2)
 

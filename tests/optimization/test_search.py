@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -15,12 +16,15 @@ from evalmode.backends.configuration import Configuration
 from evalmode.backends.program import Program
 from evalmode.errors import ModelRunError
 from evalmode.observe.fingerprint import fingerprint
+from evalmode.optimization.candidates import Candidate, variations
 from evalmode.optimization.exporting import program_of
+from evalmode.optimization.footprint import peak_bytes_of
 from evalmode.optimization.judge import Judge, judge_of
 from evalmode.optimization.search import Search, SearchSettings
 from evalmode.optimization.subject import Subject
 from evalmode.optimization.tolerance import Tolerance
-from evalmode.optimization.trial import FAILED, REJECTED, UNJUDGED, UNTESTED, VERIFIED
+from evalmode.optimization.trial import FAILED, REJECTED, UNJUDGED, UNTESTED, VERIFIED, Trial
+from evalmode.optimization.weighing import SLACK_BYTES, peak_of
 
 
 @dataclass
@@ -57,27 +61,33 @@ class Costly(nn.Module):
 
 
 class Timed(Executor):
-    """Answers right, or by `wrong` too much, and takes its time."""
+    """Answers right, or by `wrong` too much, takes its time, and `needs` so many bytes for each sample."""
 
-    def __init__(self, program: Program, configuration: Configuration, clock: Clock, seconds: float, wrong: float):
+    def __init__(
+        self, program: Program, configuration: Configuration, clock: Clock, seconds: float, wrong: float, needs: int
+    ):
         self.configuration = configuration
+        self.needs = needs
         self.layer = program.module
         self.clock, self.seconds, self.wrong = clock, seconds, wrong
 
     def run(self, chunks: Sequence[Chunk]) -> list[Chunk]:
         streams = max(1, min(self.configuration.streams, len(chunks)))
         before = self.clock.now
+        torch.ones(self.needs * self.configuration.batch, dtype=torch.uint8)
         with torch.no_grad():
             found = [tuple(output + self.wrong for output in self.layer(*chunk)) for chunk in chunks]
         self.clock.now = before + self.seconds * self.configuration.batch * len(chunks) / streams
         return found
 
 
-def back_end(name: str, clock: Clock, seconds: float, *, build: float = 0.0, wrong: float = 0.0) -> Backend:
+def back_end(
+    name: str, clock: Clock, seconds: float, *, build: float = 0.0, wrong: float = 0.0, needs: int = 0
+) -> Backend:
     def make(program: Program, configuration: Configuration) -> Executor:
         clock.built.append(f"{name} {configuration.streams}x{configuration.batch}")
         clock.now += build
-        return Timed(program, configuration, clock, seconds, wrong)
+        return Timed(program, configuration, clock, seconds, wrong, needs)
 
     return Backend(
         name=name,
@@ -91,7 +101,13 @@ def back_end(name: str, clock: Clock, seconds: float, *, build: float = 0.0, wro
 
 
 def search_of(
-    clock: Clock, *backends: Backend, plain: float = 0.001, budget: float = 60.0, judging: float = 0.0, batch: int = 8
+    clock: Clock,
+    *backends: Backend,
+    plain: float = 0.001,
+    budget: float = 60.0,
+    judging: float = 0.0,
+    batch: int = 8,
+    memory: float | None = None,
 ) -> Search:
     model = Costly(clock, plain).eval()
     exported = program_of(model, torch.randn(batch, 6))
@@ -103,7 +119,7 @@ def search_of(
 
     clock.now = 0.0
     settings = SearchSettings(
-        backends=backends, precisions=("fp32",), threads=2, device="cpu", stable=True, budget=budget, memory=None
+        backends=backends, precisions=("fp32",), threads=2, device="cpu", stable=True, budget=budget, memory=memory
     )
     search = Search(subject, settings, judge_within, clock.say, clock=clock)
     search.run()
@@ -199,6 +215,39 @@ def test_a_back_end_that_cannot_be_built_is_listed_once_with_its_reason() -> Non
     assert search.chosen is not None
 
 
+@pytest.mark.skipif(peak_bytes_of(lambda: None) is None, reason="the kernel does not say how much memory is used")
+@pytest.mark.parametrize("plain", [0.001, 0.1])
+def test_what_is_too_heavy_is_out_and_smaller_executions_of_it_win(plain: float) -> None:
+    clock = Clock()
+    heavy = SLACK_BYTES // 8 + (1 << 19)  # eight samples are too many, four are not
+    search = search_of(
+        clock, back_end("openvino", clock, 0.5 * plain, needs=heavy), plain=plain, memory=1.0, budget=200.0
+    )
+    first = search.trials[0]
+    assert (first.name, first.outcome, first.too_heavy) == ("openvino fp32", REJECTED, True)
+    assert first.reason.startswith("rejected: needs ")
+    assert search.chosen is not None
+    assert search.chosen.candidate.configuration.batch < 8
+    assert search.chosen.peak_bytes is not None
+    assert search.chosen.peak_bytes < (first.peak_bytes or 0)
+    without_limit = search_of(clock, back_end("openvino", clock, 0.5 * plain, needs=heavy), plain=plain, budget=200.0)
+    assert without_limit.trials[0].outcome != REJECTED
+
+
+def test_where_a_call_is_dear_eager_waits_for_the_others_to_fail() -> None:
+    clock = Clock()
+    search_of(clock, back_end("eager", clock, 0.09), back_end("onnxruntime", clock, 0.05), plain=0.1)
+    assert not any(name.startswith("eager") for name in clock.built)
+
+    def refuse(program: Program, configuration: Configuration) -> Executor:
+        raise RuntimeError("no such operator")
+
+    clock = Clock()
+    broken = dataclasses.replace(back_end("onnxruntime", clock, 0.05), build=refuse)
+    search_of(clock, back_end("eager", clock, 0.09), broken, plain=0.1)
+    assert clock.built[0] == "eager 1x8"
+
+
 @pytest.mark.parametrize("plain", [0.0001, 0.01, 0.1, 0.4])
 @pytest.mark.parametrize("budget", [20.0, 60.0])
 def test_the_budget_is_kept_whatever_a_sample_costs(plain: float, budget: float) -> None:
@@ -240,3 +289,43 @@ def test_a_batch_size_that_the_model_refuses_is_named() -> None:
 
     with pytest.raises(ModelRunError, match="a batch of 64: ValueError: too many"):
         evalmode.optimize(UpToTwenty().eval(), torch.randn(8, 6), batch_sizes=[8, 64], backends=["eager"], budget_s=5)
+
+
+def test_memory_is_that_of_a_callers_whole_batch_and_of_all_executors() -> None:
+    clock = Clock()
+    program = program_of(Costly().eval(), torch.randn(8, 6))
+    subject = Subject(program, (8,), "weights")
+    ran: list[int] = []
+
+    class Counting(Timed):
+        def run(self, chunks: Sequence[Chunk]) -> list[Chunk]:
+            ran.append(len(chunks) * self.configuration.batch)
+            return super().run(chunks)
+
+        def payload(self) -> bytes:
+            return str(self.configuration.batch).encode()
+
+    loaded: list[bytes] = []
+
+    def load(payload: bytes, configuration: Configuration, outputs: int) -> Executor:
+        loaded.append(payload)
+        return Counting(program.program, configuration, clock, 0.0, 0.0, 0)
+
+    backend = dataclasses.replace(back_end("openvino", clock, 0.0), load=load)
+    trial = Trial(Candidate(backend, Configuration(backend="openvino", batch=4, streams=2)))
+    for batch in (4, 1):
+        shape = Configuration(backend="openvino", batch=batch, streams=2 if batch == 4 else 1)
+        trial.executors[batch] = Counting(program.program, shape, clock, 0.0, 0.0, 0)
+    peak = peak_of(trial, subject, 8)
+    assert ran == [8]
+    assert loaded == [b"1", b"4"]
+    assert peak is None or peak >= 0
+
+
+def test_smaller_variations_hold_fewer_samples_at_a_time() -> None:
+    clock = Clock()
+    whole = Candidate(back_end("openvino", clock, 0.0), Configuration(backend="openvino", batch=8, threads=2))
+    held = [each.configuration.batch * each.configuration.streams for each in variations(whole, (8,), 2, smaller=True)]
+    assert held
+    assert max(held) < 8
+    assert any(each.configuration.batch * each.configuration.streams == 8 for each in variations(whole, (8,), 2))

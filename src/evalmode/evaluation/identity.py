@@ -83,7 +83,8 @@ def described(value: Any, within: tuple[Any, ...] = ()) -> str:
         parts = (value.func, value.args, value.keywords)
         return f"partial of {' '.join(described(part, within) for part in parts)}"
     if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{name!r}: {described(part, within)}" for name, part in value.items()) + "}"
+        pairs = (f"{described(name, within)}: {described(part, within)}" for name, part in value.items())
+        return "{" + ", ".join(pairs) + "}"
     if isinstance(value, list | tuple):
         return "[" + ", ".join(described(part, within) for part in value) + "]"
     if isinstance(value, set | frozenset):
@@ -109,9 +110,11 @@ def described(value: Any, within: tuple[Any, ...] = ()) -> str:
 
 def _object(value: Any, within: tuple[Any, ...]) -> str:
     held = dict(getattr(value, "__dict__", {}))
-    for name in getattr(type(value), "__slots__", ()):  # as of a dataclass with slots
-        if isinstance(name, str) and hasattr(value, name):
-            held[name] = getattr(value, name)
+    for kind in type(value).__mro__:  # as of a dataclass with slots, each class its own
+        slots = vars(kind).get("__slots__", ())
+        for name in (slots,) if isinstance(slots, str) else tuple(slots):
+            if hasattr(value, name):
+                held[name] = getattr(value, name)
     inside = [f"{name}={described(part, within)}" for name, part in sorted(held.items()) if not name.startswith("_")]
     if isinstance(value, nn.Module):
         inside.append(fingerprint(value))

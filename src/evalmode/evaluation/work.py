@@ -94,9 +94,8 @@ class Work:
                 journal = stack.enter_context(Journal.open(self.options.journal, self._identity(source)))
             keeping = Keeping(journal)
             loading = self._loading(source, keeping)
-            tracker = Tracker(
-                stack.enter_context(shown(progress)), loading.samples, self.options.confidence, keeping.samples
-            )
+            before = keeping.samples + len(keeping.bad)
+            tracker = Tracker(stack.enter_context(shown(progress)), loading.samples, self.options.confidence, before)
             work = Pass(
                 self.runner,
                 self.reader,
@@ -136,6 +135,13 @@ class Work:
         if not keeping.samples:
             if work.reason is not None:
                 raise work.reason
+            if keeping.bad:
+                first = keeping.listed()[0]
+                raise TaskError(
+                    f"all {len(keeping.bad):,} samples were left out; {first.id}: {first.reason}",
+                    expected="at least one sample that can be read, run and measured",
+                    fix="mend the data or the model, and begin with a new journal",
+                )
             raise TaskError("the test data gave no samples", expected="at least one sample")
 
     def _stopped(self, keeping: Keeping, total: int | None) -> str:
