@@ -92,3 +92,16 @@ def test_a_difference_is_found_wherever_it_lies(size: int, data: st.DataObject) 
     assert gap == oracle
     assert scale == max(first.abs().max(), second.abs().max())
     assert difference(first, first.clone())[0] == 0.0
+
+
+def test_sparse_tensors_are_compared():
+    one = torch.eye(3).to_sparse()
+    assert difference(one, one) == (0.0, 1.0)
+    assert difference(one, (2 * torch.eye(3)).to_sparse()) == (1.0, 2.0)
+
+
+@given(st.lists(st.floats(width=32), min_size=1, max_size=9))
+def test_equal_tensors_have_the_scale_of_their_finite_values(values):
+    tensor = torch.tensor(values)
+    finite = tensor[tensor.isfinite()].abs()
+    assert difference(tensor, tensor.clone()) == (0.0, float(finite.max()) if len(finite) else 0.0)

@@ -100,7 +100,7 @@ def test_a_batch_axis_may_be_declared():
 @pytest.mark.parametrize(
     ("function", "axes", "words"),
     [
-        (lambda x: x.flatten(0, 1), (None,), "rows for 2 samples|rows for 4 samples"),
+        (lambda x: x.flatten(0, 1), (None,), "rows for 4 samples|rows for 5 samples"),
         (lambda x: x @ x.t(), (None,), "several of its axes"),
         (lambda x: x.mean(), (None,), "one value for the whole batch"),
         (lambda x: (x, x.sum(0)), (0, None), "one value for the whole batch"),
@@ -517,3 +517,31 @@ def test_models_in_other_forms(form):
     else:
         assert form in {"scripted", "traced"}
         assert exported.program.export_error
+
+
+def test_outputs_of_other_layouts_are_compared():
+    class Graph(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(3, 3)
+
+        def forward(self, x):
+            return self.layer(x), torch.eye(3).to_sparse()
+
+    exported = program_of(Graph(), BATCH)
+    assert not any("other results" in note for note in exported.notes)
+
+
+def test_a_model_that_takes_three_samples_or_more_is_exported():
+    class Few(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(3, 2)
+
+        def forward(self, x):
+            if len(x) < 3:
+                raise ValueError("three at least")
+            return self.layer(x)
+
+    exported = program_of(Few(), BATCH)
+    assert exported.program.output_axes == (0,)

@@ -137,3 +137,34 @@ def test_values_are_agreed_upon_only_where_every_run_tells_the_same() -> None:
     leaf.add_run(wide.float())  # 1e39 is infinite in fp32
     assert leaf.agreed.tolist() == [[True, True, False, True]]
     assert kinds_of_value(wide).tolist() == [[0, 1, 0, 2]]
+
+
+def test_runs_that_differ_in_the_bits_of_nan_or_the_sign_of_zero_count_once() -> None:
+    nan = torch.tensor([0x7FC00000, 0x7FC00001, -0x400000], dtype=torch.int32).view(torch.float32)
+    seen: list[int] = []
+
+    def plain(x: Tensor) -> tuple[Tensor, ...]:
+        seen.append(len(x))
+        strange = nan[len(x) % 3].expand(len(x), 1)
+        zero = torch.full((len(x), 1), 0.0 if len(x) % 2 else -0.0)
+        return (torch.cat([x[:, :1].sign(), strange, zero], 1),)
+
+    parts = probe_samples((torch.randn(4, 3),), (0,), ("x",))
+    found = reference_of(plain, parts, (0,), sizes=(1, 2, 8), known=(2, 8))
+    assert seen[0] == 1  # at sizes that are known it is not tried
+    assert found.leaves[0].runs == 1
+
+
+def test_sizes_that_are_known_to_work_are_not_tried_before() -> None:
+    tried: list[int] = []
+
+    def plain(x: Tensor) -> tuple[Tensor, ...]:
+        tried.append(len(x))
+        return (x * 2,)
+
+    parts = probe_samples((torch.randn(4, 3),), (0,), ("x",), count=12)
+    reference_of(plain, parts, (0,), sizes=(1, 5), known=(1, 5))
+    alone = tried.count(5)
+    tried.clear()
+    reference_of(plain, parts, (0,), sizes=(1, 5))
+    assert tried.count(5) == alone + 1

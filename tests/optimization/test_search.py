@@ -16,15 +16,15 @@ from evalmode.backends.configuration import Configuration
 from evalmode.backends.program import Program
 from evalmode.errors import ModelRunError
 from evalmode.observe.fingerprint import fingerprint
-from evalmode.optimization.candidates import Candidate, variations
+from evalmode.optimization.candidates import Candidate, build_estimate, variations
 from evalmode.optimization.exporting import program_of
 from evalmode.optimization.footprint import peak_bytes_of
 from evalmode.optimization.judge import Judge, judge_of
 from evalmode.optimization.search import Search, SearchSettings
 from evalmode.optimization.subject import Subject
 from evalmode.optimization.tolerance import Tolerance
-from evalmode.optimization.trial import FAILED, REJECTED, UNJUDGED, UNTESTED, VERIFIED, Trial
-from evalmode.optimization.weighing import SLACK_BYTES, peak_of
+from evalmode.optimization.trial import FAILED, REJECTED, UNJUDGED, UNTESTED, VERIFIED, Trial, likely_seconds
+from evalmode.optimization.weighing import SLACK_BYTES, Scales, peak_of
 
 
 @dataclass
@@ -236,8 +236,9 @@ def test_what_is_too_heavy_is_out_and_smaller_executions_of_it_win(plain: float)
 
 def test_where_a_call_is_dear_eager_waits_for_the_others_to_fail() -> None:
     clock = Clock()
-    search_of(clock, back_end("eager", clock, 0.09), back_end("onnxruntime", clock, 0.05), plain=0.1)
+    search = search_of(clock, back_end("eager", clock, 0.09), back_end("onnxruntime", clock, 0.05), plain=0.1)
     assert not any(name.startswith("eager") for name in clock.built)
+    assert outcomes(search)["eager fp32"] == UNTESTED  # and it is said
 
     def refuse(program: Program, configuration: Configuration) -> Executor:
         raise RuntimeError("no such operator")
@@ -291,35 +292,88 @@ def test_a_batch_size_that_the_model_refuses_is_named() -> None:
         evalmode.optimize(UpToTwenty().eval(), torch.randn(8, 6), batch_sizes=[8, 64], backends=["eager"], budget_s=5)
 
 
-def test_memory_is_that_of_a_callers_whole_batch_and_of_all_executors() -> None:
+class Holding(Timed):
+    """Holds `held` bytes once it is loaded; its payload says how many."""
+
+    def __init__(self, program: Program, configuration: Configuration, clock: Clock, needs: int, held: int) -> None:
+        super().__init__(program, configuration, clock, 0.0, 0.0, needs)
+        self.held = torch.ones(held, dtype=torch.uint8)
+        self.ran: list[int] = []
+        self.closed = False
+
+    def run(self, chunks: Sequence[Chunk]) -> list[Chunk]:
+        self.ran.append(len(chunks) * self.configuration.batch)
+        return super().run(chunks)
+
+    def payload(self) -> bytes:
+        return str(len(self.held)).encode()
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def heavy_trial(loaded: list[Holding], fails: str = "") -> tuple[Trial, Subject]:
+    """A plan of executions of 4 and 1 that hold 40 and 20 MB, and need 8 MB for a sample."""
     clock = Clock()
-    program = program_of(Costly().eval(), torch.randn(8, 6))
-    subject = Subject(program, (8,), "weights")
-    ran: list[int] = []
-
-    class Counting(Timed):
-        def run(self, chunks: Sequence[Chunk]) -> list[Chunk]:
-            ran.append(len(chunks) * self.configuration.batch)
-            return super().run(chunks)
-
-        def payload(self) -> bytes:
-            return str(self.configuration.batch).encode()
-
-    loaded: list[bytes] = []
+    exported = program_of(Costly().eval(), torch.randn(8, 6))
 
     def load(payload: bytes, configuration: Configuration, outputs: int) -> Executor:
-        loaded.append(payload)
-        return Counting(program.program, configuration, clock, 0.0, 0.0, 0)
+        if fails:
+            raise OSError(fails)
+        loaded.append(Holding(exported.program, configuration, clock, 8 << 20, int(payload)))
+        return loaded[-1]
 
     backend = dataclasses.replace(back_end("openvino", clock, 0.0), load=load)
     trial = Trial(Candidate(backend, Configuration(backend="openvino", batch=4, streams=2)))
-    for batch in (4, 1):
+    for batch, held in ((4, 40 << 20), (1, 20 << 20)):
         shape = Configuration(backend="openvino", batch=batch, streams=2 if batch == 4 else 1)
-        trial.executors[batch] = Counting(program.program, shape, clock, 0.0, 0.0, 0)
+        trial.executors[batch] = Holding(exported.program, shape, clock, 8 << 20, held)
+    trial.costs = {4: 4.0, 1: 2.0}
+    return trial, Subject(exported, (8,), "weights")
+
+
+@pytest.mark.skipif(peak_bytes_of(lambda: None) is None, reason="the kernel does not say how much memory is used")
+def test_memory_is_that_of_a_callers_whole_batch_and_of_all_executors() -> None:
+    loaded: list[Holding] = []
+    trial, subject = heavy_trial(loaded)
     peak = peak_of(trial, subject, 8)
-    assert ran == [8]
-    assert loaded == [b"1", b"4"]
-    assert peak is None or peak >= 0
+    assert [each.ran for each in loaded] == [[8], []]
+    assert all(each.closed for each in loaded)
+    assert peak is not None
+    assert abs(peak - (60 + 32) * 2**20) < 8 << 20
+
+
+def test_a_plan_that_cannot_be_loaded_is_out_and_the_search_goes_on() -> None:
+    trial, subject = heavy_trial([], fails="no space left")
+    Scales(subject).exclude_if_too_heavy(trial)
+    if peak_bytes_of(lambda: None) is not None:
+        assert (trial.outcome, trial.reason) == (FAILED, "fails when it is loaded: OSError: no space left")
+        assert not trial.too_heavy
+
+
+def test_a_variation_is_expected_to_take_a_part_of_the_first_build() -> None:
+    clock = Clock()
+    first = Candidate(back_end("openvino", clock, 0.0), Configuration(backend="openvino", batch=8))
+    varied = first.at(batch=4)
+    built = [Trial(first, build_seconds=10.0)]
+    assert likely_seconds(first, built, 10) == 10.0
+    assert likely_seconds(varied, built, 10) == 5.0
+    built.append(Trial(varied, build_seconds=4.0))
+    assert likely_seconds(first.at(batch=2), built, 10) == 4.0
+    assert likely_seconds(first, built, 10) == 10.0
+    assert likely_seconds(first, [], 10) == build_estimate("openvino", 10)
+
+
+def test_a_small_size_that_is_too_heavy_is_left_out_and_the_plan_stays() -> None:
+    trial, subject = heavy_trial([])
+    scales = Scales(subject, 1.0, plain_peak=70 << 20)
+    if peak_bytes_of(lambda: None) is None:
+        pytest.skip("the kernel does not say how much memory is used")
+    scales.measure(trial)
+    assert scales.excess(trial).startswith("needs ")
+    trial.remove_size(1)
+    scales.measure(trial)
+    assert scales.excess(trial) == ""
 
 
 def test_smaller_variations_hold_fewer_samples_at_a_time() -> None:

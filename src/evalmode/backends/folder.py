@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 import weakref
+from io import FileIO
 from pathlib import Path
 
 __all__ = ["Folder"]
@@ -36,12 +37,17 @@ class Folder:
         view = memoryview(data)
         with (self.path / name).open("wb", buffering=0) as file:
             for start in range(0, len(view), _PIECE):
-                file.write(view[start : start + _PIECE])
+                _write(file, view[start : start + _PIECE])
 
     def rewrite(self, name: str) -> None:
         """The same for a file that somebody else wrote."""
         path, other = self.path / name, self.path / f"{name}.again"
         with path.open("rb", buffering=0) as source, other.open("wb", buffering=0) as target:
             while piece := source.read(_PIECE):
-                target.write(piece)
+                _write(target, memoryview(piece))
         other.replace(path)
+
+
+def _write(file: FileIO, piece: memoryview) -> None:
+    while piece:  # a disk that is nearly full takes a part, and refuses the next
+        piece = piece[file.write(piece) :]

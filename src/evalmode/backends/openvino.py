@@ -140,6 +140,7 @@ def _representation(exported: ExportedProgram) -> tuple[Folder, tuple[int, ...]]
         used = tuple(index for index in found if index is not None)
     folder = Folder()
     openvino.save_model(model, os.fspath(folder.path / "model.xml"), compress_to_fp16=False)
+    folder.rewrite("model.bin")
     _converted[exported] = folder, used
     return folder, used
 

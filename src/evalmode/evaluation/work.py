@@ -136,9 +136,9 @@ class Work:
             if work.reason is not None:
                 raise work.reason
             if keeping.bad:
-                first = keeping.listed()[0]
+                torn = keeping.listed()[0]
                 raise TaskError(
-                    f"all {len(keeping.bad):,} samples were left out; {first.id}: {first.reason}",
+                    f"all {len(keeping.bad):,} samples were left out; {torn.id}: {torn.reason}",
                     expected="at least one sample that can be read, run and measured",
                     fix="mend the data or the model, and begin with a new journal",
                 )

@@ -188,8 +188,9 @@ def difference(first: torch.Tensor, second: torch.Tensor) -> tuple[float, float]
         return float("inf"), 1.0
     if first.numel() == 0:
         return 0.0, 0.0
-    if first.is_floating_point() and torch.equal(first, second):  # often, and much cheaper
-        scale = float(first.detach().abs().max())
+    dense = first.layout is second.layout is torch.strided and not first.is_nested
+    if dense and first.is_floating_point() and torch.equal(first, second):  # often, and much cheaper
+        scale = max(abs(value.item()) for value in torch.aminmax(first.detach()))
         if scale < float("inf"):
             return 0.0, scale
     found = [_piece_difference(one, other) for one, other in zip(_pieces(first), _pieces(second), strict=True)]

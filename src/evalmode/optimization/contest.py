@@ -103,16 +103,9 @@ class Contest:
         names = None if among is None else [_name(trial) for trial in among if trial.running]
         self._race.run(seconds=max(seconds, 0.0), rounds=rounds, least=least, among=names)
 
-    def run_among(self, trials: Iterable[Trial], seconds: float, *, rounds: int) -> None:
-        """Race these alone, without plain: as many rounds as fit into the time."""
-        names = list(map(_name, trials))
-        fitting = int(seconds / max(self._race.round_seconds(names), 1e-9))
-        if fitting:
-            self._race.run(seconds, rounds=min(rounds, fitting), least=1, among=names)
-
-    def round_seconds(self, trials: Iterable[Trial]) -> float:
-        """About how long a round of plain and these trials takes."""
-        return self._race.round_seconds([PLAIN, *map(_name, trials)])
+    def round_seconds(self, trials: Iterable[Trial], *, plain: bool = True) -> float:
+        """About how long a round of these trials takes, with plain or without."""
+        return self._race.round_seconds([*([PLAIN] if plain else []), *map(_name, trials)])
 
     def only(self, trials: Iterable[Trial]) -> None:
         """Go on with these alone; who had left for being slower comes back."""

@@ -40,8 +40,8 @@ class Judge:
 
     `references` makes the answers, once they are asked for. `samples` are those on which bits are compared: as many as
     the time allows, at least twice what an execution holds.
-    `task` are the user's data with plain's own answers, for the tolerance of that name. `seconds` bound the test of
-    stability, beyond its most telling part.
+    `task` are the user's data with plain's own answers, for the tolerance of that name. `seconds` are those for a
+    candidate: a part of them bounds the test of stability, beyond its most telling orders.
     """
 
     references: Callable[[], Reference]
@@ -89,7 +89,7 @@ def judge_of(
 ) -> Judge:
     """Samples like the user's with edges among them, and their answers in fp64 and in plain fp32.
 
-    Units: `seconds` for the answers; one test of stability is made to take about as long.
+    Units: `seconds` for the answers; a test of stability is made to take a part of them.
 
     Raises:
         ModelRunError: the model fails on its own samples.

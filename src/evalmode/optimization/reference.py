@@ -275,7 +275,12 @@ def _stacked(run: Plain, parts: Sequence[Samples], leaves: Sequence[LeafReferenc
 
 
 def _mark(values: Tensor) -> bytes:
-    """What tells two plain runs apart: two sizes often give the same bits, and count once."""
+    """What tells two plain runs apart: sizes often give the same bits, and count once. One NaN is as good as another.
+
+    Shapes: `(rows, values)`.
+    """
+    if values.is_floating_point():
+        values = (values + 0.0).nan_to_num_(nan=torch.nan, posinf=torch.inf, neginf=-torch.inf)
     return hashlib.blake2b(values.contiguous().view(torch.uint8).numpy().data, digest_size=16).digest()
 
 

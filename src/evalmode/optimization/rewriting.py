@@ -50,8 +50,8 @@ def apply_passes(program: Program, names: Iterable[str] | None = None) -> tuple[
     """`program` rewritten by the passes of these names; by default by all that serve every back end.
 
     The given program stays as it is: constants are replaced, never written. The answer has a graph of its own, with
-    the batch axis as free as before, and that graph as its module. A rewrite that moves the results on the example
-    inputs by more than rounding, or that cannot be exported again, is dropped whole, and `PassReport.problem` says
+    the batch axis as free as before, and that graph as its module. A rewrite that moves the results on the first
+    examples by more than rounding, or that cannot be exported again, is dropped whole, and `PassReport.problem` says
     so.
 
     Raises:

@@ -1,8 +1,8 @@
 """The search: build candidates, race them beside plain `eval()`, and let only what passes the gate win.
 
-Quick builds come first, then variations on the fastest, then compilers that take long. Timing is cheap; so the gate and
-the test of stability go down the list from the fastest, and their share of the budget is kept free for them. The budget
-bounds all of it: what was not reached is listed as not tried.
+Quick builds come first (eager last where a call is dear), then variations on the fastest, smaller ones of what is too
+heavy, then compilers. Timing is cheap; so the gate and the test of stability go down the list from the fastest, and
+their share of the budget is kept free for them. The budget bounds all of it: what was not reached is listed.
 """
 
 from __future__ import annotations
@@ -70,6 +70,7 @@ class Search:
     _judge: Judge | None = None
     _kept_free: float = 0.0  # seconds that building and racing leave alone: those for judging, and for the last rounds
     _judging: float = 0.0
+    _slow: bool = False  # a call of plain is dear
     _end: float = 0.0
 
     def __post_init__(self) -> None:
@@ -83,24 +84,26 @@ class Search:
         self._end = for_the_end(self.settings.budget, self.contest.plain_call_seconds)
         self._judging = for_judging(self.settings.budget, self.contest.sample_seconds)
         self._kept_free = self._judging + self._end
+        self._slow = self.contest.plain_call_seconds > _SLOW
         candidates = self._candidates()
         quick = [candidate for candidate in candidates if candidate.backend.name in QUICK]
-        self._stage([candidate for candidate in quick if not self._slow or candidate.backend.name != "eager"])
-        if self._slow and not any(trial.running for trial in self.trials):  # it gains least: others go first
-            self._stage([candidate for candidate in quick if candidate.backend.name == "eager"])
+        eager = [candidate for candidate in quick if candidate.backend.name == "eager"] if self._slow else []
+        self._stage([candidate for candidate in quick if candidate not in eager])
+        if not any(trial.running for trial in self.trials):
+            self._stage(eager)
         self._vary()
         for candidate in candidates:
             if candidate.backend.name not in QUICK:
                 self._stage([candidate])
         self._vary()
         self._settle()
-        self._judge_down_the_list()
+        if not self._judge_down_the_list() and not self._smaller_executions():
+            self._stage([candidate for candidate in eager if candidate.form])
+            self._judge_down_the_list()
         self._finish()
-
-    @property
-    def _slow(self) -> bool:
-        """Whether a call of plain is dear."""
-        return self.contest.plain_call_seconds > _SLOW
+        if eager and not any(trial.candidate.backend.name == "eager" for trial in self.trials):
+            reason = "not tried: calls are long, and those went first that gain more"
+            self.trials.append(Trial(eager[0], outcome=UNTESTED, reason=reason))
 
     @property
     def used(self) -> float:
@@ -147,7 +150,8 @@ class Search:
         least = min(max(1, affordable), _FEWEST_ROUNDS)
         leaders = self._ranked()[:1] if self._slow else []
         self.contest.enter(newcomers)
-        self.contest.run(seconds, rounds=_ROUNDS, least=least, among=[*leaders, *newcomers] if leaders else None)
+        if any(trial.running for trial in newcomers):
+            self.contest.run(seconds, rounds=_ROUNDS, least=least, among=[*leaders, *newcomers] if leaders else None)
 
     def _vary(self) -> None:
         """Other micro-batches, threads and streams for the two back ends in front, in turns, the likeliest first.
@@ -164,7 +168,8 @@ class Search:
             kind = trial.candidate.kind
             if len(each) == 2 or self.contest.behind(trial) > _WORTH_VARYING * best or kind in varied or kind in each:
                 continue
-            if self.contest.behind(trial) < _NO_GAIN:
+            loading = trial.build_seconds + 2 * self.contest.plain_call_seconds
+            if self.scales.limit is not None and self.contest.behind(trial) < _NO_GAIN and loading < spare:
                 self.scales.exclude_if_too_heavy(trial)
             each[kind] = variations(
                 trial.candidate, self.subject.sizes, self.settings.threads, smaller=trial.too_heavy
@@ -179,12 +184,13 @@ class Search:
         front = [trial for trial in ranked[:_FRONT] if self.contest.ahead(ranked[0], trial) < _CLOSE]
         if len(front) > 1:
             self._say("those in front once more", 0, None)
-            self.contest.run_among(
-                front, min(max(self.left - self._kept_free, 0.0), 0.15 * self.settings.budget), rounds=_ROUNDS
-            )
+            seconds = min(max(self.left - self._kept_free, 0.0), 0.15 * self.settings.budget)
+            fitting = int(seconds / max(self.contest.round_seconds(front, plain=False), 1e-9))
+            if fitting:
+                self.contest.run(seconds, rounds=min(_ROUNDS, fitting), least=1, among=front)
 
-    def _judge_down_the_list(self) -> None:
-        """From the fastest on, until three are accepted, or one and time is short, or plain comes next."""
+    def _judge_down_the_list(self) -> bool:
+        """From the fastest on, until three are accepted, or one and time is short, or plain comes next; if any is."""
         accepted = 0
         last = 0.0
         for trial in self._ranked():
@@ -198,8 +204,7 @@ class Search:
             self._test(trial)
             last = self.clock() - begin
             accepted += trial.outcome == VERIFIED
-        if not accepted and self.settings.stable:
-            self._smaller_executions()
+        return accepted > 0
 
     def _test(self, trial: Trial) -> None:
         """Memory, which takes least time, then the gate and stability: what fails one of them is out."""
@@ -232,29 +237,31 @@ class Search:
         if smallest > shape.batch // 2 or shape.streams > 1 or self.left <= trial.build_seconds * 1.5 + self._end:
             return
         if add_small_size(trial, self.subject, self.judge, self.clock):
-            if self.scales.weigh(trial, again=True):
+            before = trial.peak_bytes
+            self.scales.measure(trial)
+            if self.scales.excess(trial):
                 trial.remove_size(smallest)
-                self.scales.weigh(trial, again=True)
-            self.contest.renew(trial)
+                trial.peak_bytes = before
+            else:
+                self.contest.renew(trial)
 
-    def _smaller_executions(self) -> None:
-        """Nothing holds at the callers' size: half of it needs less memory, and one sample alone has no companions."""
-        tried: set[str] = set()
+    def _smaller_executions(self) -> bool:
+        """Half of a batch needs less memory than all of it, and one sample alone has no companions; if that helps."""
+        self._kept_free = self._end
         for before in [trial for trial in self.trials if trial.outcome == UNSTABLE or trial.too_heavy]:
             batch = before.candidate.configuration.batch
-            if before.candidate.kind in tried or batch == 1:
-                continue
-            tried.add(before.candidate.kind)
             for size in (batch // 2, 1) if before.too_heavy and batch > 3 else (1,):
-                self._kept_free = 0.0
-                trial = self._begin(before.candidate.at(batch=size, streams=1)) if self.left > 0 else None
+                wanted = before.candidate.at(batch=size, streams=1)
+                again = batch == 1 or any(trial.candidate == wanted for trial in self.trials)
+                trial = None if again else self._begin(wanted)
                 if trial is None or not trial.running:
                     continue
                 self._race([trial])
                 if trial.running and self.contest.behind(trial) <= _NO_GAIN:
                     self._test(trial)
                 if trial.outcome == VERIFIED:
-                    return
+                    return True
+        return False
 
     def _finish(self) -> None:
         """The last rounds: plain beside what is verified; only a sure winner takes plain's place."""
@@ -265,7 +272,7 @@ class Search:
             self.contest.only(finalists)
             each = self.contest.round_seconds(finalists)
             affordable = int(max(self.left, self._end) / max(each, 1e-9))
-            wanted = DECISIVE - self.contest.rounds_beside_plain(finalists[0])
+            wanted = DECISIVE - min(map(self.contest.rounds_beside_plain, finalists))
             least = min(max(_FEWEST_ROUNDS, affordable), max(_FEWEST_ROUNDS, wanted))
             self.contest.run(self.left, rounds=_LAST_ROUNDS, least=least)
             self._decide(finalists)

@@ -1,4 +1,4 @@
-"""One candidate on trial: built, timed, weighed and judged, and what is said about it."""
+"""One candidate on trial: what is built of it, and what is found out and said about it."""
 
 from __future__ import annotations
 
@@ -163,15 +163,25 @@ def started(
 
 
 def likely_seconds(candidate: Candidate, trials: Iterable[Trial], operators: int) -> float:
-    """About how long a build takes: as long as the one before of the same kind, or as such builds usually do.
+    """About how long a build takes: as long as the quickest of the same kind, or as such builds usually do.
+
+    Where the first build of a kind holds a conversion that is kept, a variation takes a part of it.
 
     Units: seconds.
     """
-    known = [
-        trial.build_seconds
-        for trial in trials
-        if trial.candidate.kind == candidate.kind and trial.build_seconds and trial.outcome != FAILED
-    ]
-    if not known:
-        return build_estimate(candidate.backend.name, operators)
-    return min(known) * (_CONVERTED if candidate.varied and candidate.backend.streams else 1)
+    first, varied = (
+        [
+            trial.build_seconds
+            for trial in trials
+            if trial.candidate.kind == candidate.kind
+            and trial.build_seconds
+            and trial.outcome != FAILED
+            and trial.candidate.varied is wanted
+        ]
+        for wanted in (False, True)
+    )
+    if candidate.varied and candidate.backend.streams:
+        first = [seconds * _CONVERTED for seconds in first]
+    elif first:
+        varied = []
+    return min([*first, *varied], default=build_estimate(candidate.backend.name, operators))

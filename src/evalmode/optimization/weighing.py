@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 
-from evalmode.backends.backend import Chunk
+from evalmode.backends.backend import Executor
 from evalmode.optimization.footprint import peak_bytes_of, resident_bytes, tidy
 from evalmode.optimization.subject import Subject
-from evalmode.optimization.trial import REJECTED, Trial
+from evalmode.optimization.trial import FAILED, REJECTED, Trial
 
 __all__ = ["SLACK_BYTES", "Scales", "peak_of"]
 
@@ -16,23 +18,30 @@ SLACK_BYTES = 16 << 20  # arenas and pages: what the kernel counts differs by so
 
 @dataclass
 class Scales:
-    """Weighs trials once each. `limit` is how many times plain's peak a plan may need, None for no limit.
+    """Weighs trials, once each. `limit` is how many times plain's peak a plan may need, None for no limit.
 
-    Units: bytes.
+    Units: bytes; `plain_peak` is None before the first trial, and where the kernel does not say.
     """
 
     subject: Subject
     limit: float | None = 1.0
     plain_peak: int | None = None
 
-    def weigh(self, trial: Trial, *, again: bool = False) -> str:
-        """Why a trial needs too much memory; empty where it does not, or where the kernel does not say."""
+    def measure(self, trial: Trial) -> None:
+        """Weigh a trial, whatever was measured of it before.
+
+        Raises: whatever its back end raises when it is loaded or run.
+        """
         size = max(self.subject.sizes)
         if self.plain_peak is None:
             working = peak_bytes_of(self.subject.plain(size))
-            self.plain_peak = None if working is None else self.subject.weight_bytes() + working
-        if trial.peak_bytes is None or again:
-            trial.peak_bytes = peak_of(trial, self.subject, size)
+            if working is None:
+                return
+            self.plain_peak = self.subject.weight_bytes() + working
+        trial.peak_bytes = peak_of(trial, self.subject, size)
+
+    def excess(self, trial: Trial) -> str:
+        """Why a trial that was weighed needs too much memory; empty where it does not, or where nothing is known."""
         if self.limit is None or trial.peak_bytes is None or self.plain_peak is None:
             return ""
         if trial.peak_bytes <= self.limit * self.plain_peak + SLACK_BYTES:
@@ -40,41 +49,54 @@ class Scales:
         return f"needs {trial.peak_bytes / 1e6:.0f} MB, plain eval() {self.plain_peak / 1e6:.0f} MB"
 
     def exclude_if_too_heavy(self, trial: Trial) -> None:
-        """Put a trial out of the running for its memory."""
-        problem = self.weigh(trial)
+        """Put a trial out of the running for its memory, or because it fails when it is loaded anew."""
+        if trial.peak_bytes is None:
+            try:
+                self.measure(trial)
+            except Exception as error:  # noqa: BLE001 - whatever a back end or a full disk raises excludes it
+                trial.exclude(FAILED, f"fails when it is loaded: {type(error).__name__}: {error}".splitlines()[0])
+                return
+        problem = self.excess(trial)
         if problem:
             trial.too_heavy = True
             trial.exclude(REJECTED, f"rejected: {problem}")
 
 
 def peak_of(trial: Trial, subject: Subject, size: int) -> int | None:
-    """The peak of a plan while it runs a batch of `size`: what all its executors hold, and what a call needs beside it.
+    """The peak of a plan while it answers a batch of `size`: what its executors hold, and what the call needs beside.
 
     Executors are loaded from their payloads where they have them, so that nothing of the build is counted; nor is what
-    loading needs for a moment, as it is not of plain.
+    loading needs for a moment, as it is not of plain. Of others what they hold is taken to be the model's weights.
 
     Units: bytes; None where the kernel does not say.
     """
-    executors = sorted(trial.executors.values(), key=lambda each: each.configuration.batch)
-    batch = executors[-1].configuration.batch
-    inputs = tuple(tensor.contiguous() for tensor in subject.program.inputs_at(batch))
-    chunks: list[Chunk] = [inputs] * max(1, -(-size // batch))  # with several streams, so many run at once
-    backend = trial.candidate.backend
-    payloads = [each.payload() if backend.load and not backend.native_code else None for each in executors]
-    if backend.load is None or None in payloads:
-        working = peak_bytes_of(lambda: executors[-1].run(chunks))
-        return None if working is None else subject.weight_bytes() + working
+    batch = subject.batch(size)
     tidy()
     before = resident_bytes()
-    outputs = len(subject.program.output_axes)
-    loaded = [
-        backend.load(payload, each.configuration, outputs)
-        for payload, each in zip(payloads, executors, strict=True)
-        if payload is not None
-    ]
-    tidy()
-    after = resident_bytes()
-    working = peak_bytes_of(lambda: loaded[-1].run(chunks))
-    for each in loaded:
-        each.close()
-    return None if before is None or after is None or working is None else max(after - before, 0) + working
+    with _loaded(trial, subject) as executors:
+        anew = executors is not trial.executors
+        tidy()
+        after = resident_bytes()
+        predictor = replace(trial, executors=executors).predictor(subject, stable=False)
+        working = peak_bytes_of(lambda: predictor.predict(batch))
+    if before is None or after is None or working is None:
+        return None
+    return (max(after - before, 0) if anew else subject.weight_bytes()) + working
+
+
+@contextmanager
+def _loaded(trial: Trial, subject: Subject) -> Iterator[dict[int, Executor]]:
+    """The executors of a trial made again from their payloads, or its own where they have none."""
+    backend = trial.candidate.backend
+    load = None if backend.native_code else backend.load
+    payloads = {size: executor.payload() for size, executor in trial.executors.items()} if load else {}
+    anew: dict[int, Executor] = {}
+    try:
+        for size, payload in payloads.items():
+            if load is not None and payload is not None:
+                configuration = trial.executors[size].configuration
+                anew[size] = load(payload, configuration, len(subject.program.output_axes))
+        yield anew if len(anew) == len(trial.executors) else trial.executors
+    finally:
+        for executor in anew.values():
+            executor.close()

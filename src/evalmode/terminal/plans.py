@@ -14,7 +14,7 @@ __all__ = ["byte_size", "plan_cell", "plan_lines", "plans_text"]
 
 _UNITS = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
 _NAME = 22
-_SHORT = 4  # plans with figures in the short table; those that were left out for a reason are always there
+_SHORT = 3  # plans with figures in the short table; those that were left out for a reason are always there
 _WIDTHS = {"samples/s": 10, "over plain": 12, "error": 7, "peak memory": 13, "build": 7}
 
 
