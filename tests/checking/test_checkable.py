@@ -17,6 +17,7 @@ from evalmode.checking.runner import CheckReport, check
 from evalmode.clause import Verdict
 from evalmode.errors import BatchError, ModelRunError, NotAModuleError, UsageError
 from evalmode.predictor.module_backed import ModulePredictor
+from evalmode.predictor.protocol import Predictor
 
 BATCH = torch.randn(8, 4, generator=torch.Generator().manual_seed(0))
 OUT_OF_SIGHT = {clause for clause in CLAUSE_FILES if clause in WHITE_BOX}
@@ -206,3 +207,31 @@ def test_a_certificate_names_its_inputs() -> None:
 def test_what_is_called_holds_the_modules_that_it_runs() -> None:
     given = checkable(of_global, BATCH)
     assert given.record().modules == 4
+
+
+class Exacting(Predictor):
+    """A predictor that takes one dtype alone, and whose answers move with the samples beside them."""
+
+    signature = certificate = None
+
+    def __init__(self, moves):
+        self.moves = moves
+
+    def __call__(self, batch):
+        return self.predict(batch)
+
+    def predict(self, batch):
+        if batch.dtype != torch.float32:
+            raise BatchError(f"input is {batch.dtype}", expected="float32", fix="convert it first")
+        return batch.double().mean(1).float() * (1 + self.moves(batch))
+
+
+@pytest.mark.parametrize(
+    ("moves", "verdict"),
+    [(lambda batch: 2e-7 * len(batch), Verdict.UNDECIDED), (lambda batch: 0.1 * batch.sum(), Verdict.BROKEN)],
+)
+def test_a_predictor_that_takes_no_fp64_gets_a_verdict(moves, verdict):
+    batch = torch.rand(6, 5, generator=torch.Generator().manual_seed(0)) + 1
+    report = check(Exacting(moves), batch)
+    (clause,) = (clause for clause in report.certificate.clauses if clause.clause == "batch-independent")
+    assert clause.verdict is verdict

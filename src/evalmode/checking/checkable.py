@@ -90,7 +90,7 @@ def checkable(model: object, batch: Any, forward: Forward | None = None) -> Chec
         note = "an exported program: the module that it gives was checked"
         return Checkable(model.module(), batch, forward, "ExportedProgram", notes=(note,))
     if isinstance(model, Predictor):
-        return _called(model, batch, forward or _predict, f"a {type(model).__name__}", type(model).__name__)
+        return _called(model, batch, forward or _predict, "a predictor", type(model).__name__)
     if not isinstance(model, nn.Module) and callable(model) and not isinstance(model, type):
         kind, name = _kind(model), getattr(model, "__name__", type(model).__name__)
         return _called(model, batch, forward or _by_the_rule_or_whole(model, batch), kind, name)

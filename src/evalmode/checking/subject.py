@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from evalmode.checking.first_pass import FirstPass, look_at
-from evalmode.errors import ModelRunError, UsageError
+from evalmode.errors import EvalmodeError, UsageError
 from evalmode.finding import Finding, Place
 from evalmode.observe.batching import BatchAxis, find_batch_axis, select_samples
 from evalmode.observe.other_threads import following_threads
@@ -117,12 +117,12 @@ class Subject:
         narrow = self.batch if batch is None else batch
         try:
             return self._run(narrow, wide(), taken=widened)
-        except ModelRunError as error:  # it ran as it is, so fp64 is the reason
+        except EvalmodeError as error:  # it ran as it is, so fp64 is the reason; a predictor refuses other dtypes
             if isinstance(error.__cause__, WideUnsupportedError):
                 raise error.__cause__ from error
         try:
             return self._run(narrow, wide(self.model), taken=widened)
-        except ModelRunError as error:
+        except EvalmodeError as error:
             cause = error.__cause__
             if isinstance(cause, WideUnsupportedError):
                 raise cause from error

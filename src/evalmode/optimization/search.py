@@ -317,10 +317,10 @@ class Search:
     def _not_worth_it(self, candidate: Candidate) -> str:
         """Why a candidate is not built; empty where it is."""
         estimate = likely_seconds(candidate, self.trials, self._operators())
-        spare = self.left - self._kept_free
+        spare, calls = self.left - self._kept_free, 2
         if candidate.backend.name in QUICK and not candidate.varied:  # without these there is nothing to judge
-            spare = self.left - self._kept_free / 4
-        if estimate + 2 * self.contest.plain_call_seconds > spare and self.trials:
+            spare, calls = self.left - self._kept_free / 4, 1
+        if estimate + calls * self.contest.plain_call_seconds > spare and self.trials:
             return f"not tried: its build takes about {estimate:.0f} s, {max(spare, 0):.0f} s were left"
         ranked = self._ranked()
         for trial in ranked if candidate.backend.name == "aot_inductor" else []:
