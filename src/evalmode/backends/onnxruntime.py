@@ -29,8 +29,8 @@ Limits
 ------
 fp32 only, on the processor only; bf16 tensors and complex numbers as inputs or outputs are refused. An output whose
 shape depends on values is refused. Needs the packages onnx, onnxscript and onnxruntime to build, the last alone to
-load. The threads of a plan spin for some milliseconds after a call, which is the default of ONNX Runtime: the next call
-starts at once, and other work on those cores waits.
+load. The threads of a plan spin for some milliseconds after a call, and keep to a core each where a plan takes all of
+them: the defaults of ONNX Runtime. The next call starts at once, and other work on those cores waits.
 
 Source
 ------
@@ -44,9 +44,11 @@ import os
 from collections.abc import Sequence
 from importlib.metadata import version
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, Any, final
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from evalmode.backends.backend import Backend, Chunk, Executor
@@ -135,6 +137,8 @@ class _OnnxExecutor(Executor):
         with quiet():
             session = _session(folder, configuration, interface)
         self._names = tuple(value.name for value in session.get_inputs())
+        self._feeds = tuple(zip(self._names, interface.used, strict=False))
+        self._straight = interface.wiring.straight
         self._outputs = [value.name for value in session.get_outputs()]
         self._shapes = [record.shape for record in interface.computed]
         self._dtypes = [record.element_type for record in interface.computed]
@@ -157,10 +161,7 @@ class _OnnxExecutor(Executor):
         session = self._session
         if session is None:
             raise BackendError(f"{self.configuration} is closed")
-        # An inference tensor, or one that needs gradients, has no numpy form.
-        feed = {
-            name: chunk[index].detach().numpy() for name, index in zip(self._names, self._interface.used, strict=True)
-        }
+        feed = {name: _array(chunk[index]) for name, index in self._feeds}
         try:
             arrays = session.run(self._outputs, feed)
         except Exception as error:
@@ -169,11 +170,12 @@ class _OnnxExecutor(Executor):
             self._received(array, dtype, shape)
             for array, dtype, shape in zip(arrays, self._dtypes, self._shapes, strict=True)
         )
-        return self._interface.assembled(chunk, computed, self._constants)
+        return computed if self._straight else self._interface.assembled(chunk, computed, self._constants)
 
     def _received(self, array: object, dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:
-        tensor = torch.as_tensor(array)  # the memory that ONNX Runtime has written, not a copy
-        if tuple(tensor.shape) != shape:
+        # The memory that ONNX Runtime has written, not a copy.
+        tensor = torch.from_numpy(array) if isinstance(array, np.ndarray) else torch.as_tensor(array)
+        if tensor.shape != shape:
             raise BackendError(
                 f"onnxruntime: an output has the shape {list(tensor.shape)}",
                 expected=f"{list(shape)}, as when it was built",
@@ -196,6 +198,13 @@ class _OnnxExecutor(Executor):
         self._session = None
 
 
+def _array(tensor: Tensor) -> NDArray[Any]:
+    """The same memory; an inference tensor, or one that needs gradients, has no numpy form of its own."""
+    plain = tensor.detach() if tensor.requires_grad or tensor.is_inference() else tensor
+    array: NDArray[Any] = plain.numpy()
+    return array
+
+
 def _session(folder: Folder, configuration: Configuration, interface: Interface) -> onnxruntime.InferenceSession:
     import onnxruntime
 
@@ -208,10 +217,21 @@ def _session(folder: Folder, configuration: Configuration, interface: Interface)
         )
     options = _options()
     options.intra_op_num_threads = configuration.threads
+    if places := _places(configuration.threads):
+        options.add_session_config_entry("session.intra_op_thread_affinities", places)
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
     for name, length in free.items():
         options.add_free_dimension_override_by_name(name, length)
     return _opened(path, options)
+
+
+def _places(threads: int) -> str:
+    """The processor of each thread beside the caller's, counted from 1, where a plan takes all of them.
+
+    Left to itself ONNX Runtime does the same; told a number of threads, it lets them wander. Empty where nobody knows.
+    """
+    here = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+    return ";".join(str(processor + 1) for processor in here[1:]) if 1 < threads == len(here) else ""
 
 
 def _options() -> onnxruntime.SessionOptions:
