@@ -98,8 +98,9 @@ class Search:
         self._vary()
         self._settle()
         if not self._judge_down_the_list() and not self._smaller_executions():
-            self._stage([candidate for candidate in eager if candidate.form])
-            self._judge_down_the_list()
+            if self.left > self._judging:
+                self._stage([candidate for candidate in eager if candidate.form])
+                self._judge_down_the_list()
         self._finish()
         if eager and not any(trial.candidate.backend.name == "eager" for trial in self.trials):
             reason = "not tried: calls are long, and those went first that gain more"
@@ -319,7 +320,7 @@ class Search:
         estimate = likely_seconds(candidate, self.trials, self._operators())
         spare, calls = self.left - self._kept_free, 2
         if candidate.backend.name in QUICK and not candidate.varied:  # without these there is nothing to judge
-            spare, calls = self.left - self._kept_free / 4, 1
+            spare, calls = self.left, 1
         if estimate + calls * self.contest.plain_call_seconds > spare and self.trials:
             return f"not tried: its build takes about {estimate:.0f} s, {max(spare, 0):.0f} s were left"
         ranked = self._ranked()
