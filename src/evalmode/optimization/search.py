@@ -97,10 +97,9 @@ class Search:
                 self._stage([candidate])
         self._vary()
         self._settle()
-        if not self._judge_down_the_list() and not self._smaller_executions():
-            if self.left > self._judging:
-                self._stage([candidate for candidate in eager if candidate.form])
-                self._judge_down_the_list()
+        if not self._judge_down_the_list() and not self._smaller_executions() and self.left > self._judging:
+            self._stage([candidate for candidate in eager if candidate.form])
+            self._judge_down_the_list()
         self._finish()
         if eager and not any(trial.candidate.backend.name == "eager" for trial in self.trials):
             reason = "not tried: calls are long, and those went first that gain more"
