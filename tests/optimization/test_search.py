@@ -306,7 +306,7 @@ class Holding(Timed):
         return super().run(chunks)
 
     def payload(self) -> bytes:
-        return str(len(self.held)).encode()
+        return str(len(self.held)).encode() + bytes(len(self.held))  # as large as what is made of it
 
     def close(self) -> None:
         self.closed = True
@@ -320,7 +320,7 @@ def heavy_trial(loaded: list[Holding], fails: str = "") -> tuple[Trial, Subject]
     def load(payload: bytes, configuration: Configuration, outputs: int) -> Executor:
         if fails:
             raise OSError(fails)
-        loaded.append(Holding(exported.program, configuration, clock, 8 << 20, int(payload)))
+        loaded.append(Holding(exported.program, configuration, clock, 8 << 20, int(payload.rstrip(b"\0"))))
         return loaded[-1]
 
     backend = dataclasses.replace(back_end("openvino", clock, 0.0), load=load)

@@ -70,10 +70,10 @@ def peak_of(trial: Trial, subject: Subject, size: int) -> int | None:
 
     Units: bytes; None where the kernel does not say.
     """
-    batch = subject.batch(size)
+    batch, payloads = subject.batch(size), _payloads(trial)  # both held from now on, so that they do not count
     tidy()
     before = resident_bytes()
-    with _loaded(trial, subject) as executors:
+    with _loaded(trial, subject, payloads) as executors:
         anew = executors is not trial.executors
         tidy()
         after = resident_bytes()
@@ -84,19 +84,26 @@ def peak_of(trial: Trial, subject: Subject, size: int) -> int | None:
     return (max(after - before, 0) if anew else subject.weight_bytes()) + working
 
 
-@contextmanager
-def _loaded(trial: Trial, subject: Subject) -> Iterator[dict[int, Executor]]:
-    """The executors of a trial made again from their payloads, or its own where they have none."""
+def _payloads(trial: Trial) -> dict[int, bytes]:
+    """What its executors are made of again; empty where that is not possible without running the file's own code."""
     backend = trial.candidate.backend
-    load = None if backend.native_code else backend.load
-    payloads = {size: executor.payload() for size, executor in trial.executors.items()} if load else {}
+    if backend.load is None or backend.native_code:
+        return {}
+    found = {size: executor.payload() for size, executor in trial.executors.items()}
+    kept = {size: payload for size, payload in found.items() if payload is not None}
+    return kept if len(kept) == len(found) else {}
+
+
+@contextmanager
+def _loaded(trial: Trial, subject: Subject, payloads: dict[int, bytes]) -> Iterator[dict[int, Executor]]:
+    """The executors of a trial made again from their payloads, or its own where there are none."""
+    load = trial.candidate.backend.load
     anew: dict[int, Executor] = {}
     try:
-        for size, payload in payloads.items():
-            if load is not None and payload is not None:
-                configuration = trial.executors[size].configuration
-                anew[size] = load(payload, configuration, len(subject.program.output_axes))
-        yield anew if len(anew) == len(trial.executors) else trial.executors
+        if load is not None:
+            for size, payload in payloads.items():
+                anew[size] = load(payload, trial.executors[size].configuration, len(subject.program.output_axes))
+        yield anew or trial.executors
     finally:
         for executor in anew.values():
             executor.close()
