@@ -116,6 +116,7 @@ def predictor(
     model: Net | None = None,
     samples: int = 5,
     form: str = "single",
+    streams: int = 1,
     **options: Any,
 ) -> OptimizedPredictor:
     """A predictor on the fake back end; even sizes are one class, odd sizes the other."""
@@ -126,7 +127,7 @@ def predictor(
         outputs = output_structure(net(example))
         flat = outputs.flatten(net(example))
     plan = Plan(
-        configurations=tuple(Configuration(backend="fake", batch=size) for size in sizes),
+        configurations=tuple(Configuration(backend="fake", batch=size, streams=streams) for size in sizes),
         costs=tuple(costs or [1.0 + 0.1 * size for size in sizes]),
         inputs=(spec_of("x", example, 0),),
         outputs=tuple(

@@ -21,8 +21,9 @@ class Executor(ABC):
     """A program built by one back end for one execution shape.
 
     Subclasses are final. An executor may be called from several threads at once. Its outputs are fresh: no later call
-    writes into them, and no two calls share memory. Threads and streams are those of its configuration, whatever the
-    calling thread has set, and the calling thread's own settings are the same afterwards.
+    writes into them, and no two calls share memory. They are ordinary tensors without a graph, gradients on or not.
+    Threads and streams are those of its configuration, whatever the calling thread has set, and the calling thread's
+    own settings are the same afterwards.
     """
 
     configuration: Configuration

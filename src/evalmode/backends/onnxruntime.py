@@ -153,8 +153,10 @@ class _OnnxExecutor(Executor):
             BackendError: ONNX Runtime refuses the inputs, an output's shape depends on values, or it is closed.
         """
         configuration = self.configuration
-        if configuration.streams == 1 or len(chunks) == 1:
-            return [undisturbed("cpu", self._one, chunk) for chunk in chunks]  # the session has threads of its own
+        if configuration.streams == 1 or len(chunks) == 1:  # the session has threads of its own
+            if self._straight and not torch.is_inference_mode_enabled():  # nothing is computed with torch
+                return [self._one(chunk) for chunk in chunks]
+            return [undisturbed("cpu", self._one, chunk) for chunk in chunks]
         return each_pinned(1, configuration.streams, self._one, chunks)
 
     def _one(self, chunk: Chunk) -> Chunk:
@@ -243,6 +245,7 @@ def _options() -> onnxruntime.SessionOptions:
     options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.use_deterministic_compute = True
+    options.enable_mem_pattern = False  # planning holds activations twice, and saves no time that could be measured
     options.log_severity_level = 4
     return options
 

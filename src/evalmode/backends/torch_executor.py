@@ -68,7 +68,9 @@ def fresh(outputs: Sequence[Tensor]) -> Chunk:
         >>> [output.data_ptr() == own.data_ptr() for output, own in zip(fresh((x[1:], y + 1)), (x[1:], y))]
         [False, False]
     """
-    return tuple(output.clone() if _held_elsewhere(output) or output.requires_grad else output for output in outputs)
+    return tuple(
+        output.detach().clone() if _held_elsewhere(output) or output.requires_grad else output for output in outputs
+    )
 
 
 def _holders(tensor: Tensor) -> int:

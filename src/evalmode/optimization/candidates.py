@@ -1,4 +1,4 @@
-"""Which plans are worth a trial: every back end at the callers' own size first, then variations on the best.
+"""Which plans are worth a trial: every back end at the callers' size or less first, then variations on the best.
 
 Threads, streams and the micro-batch belong to a candidate as much as its back end: a batch cut into pieces that fit the
 cache, or shared out between streams of one thread each, is often faster than one execution of all threads.
@@ -14,9 +14,11 @@ import msgspec
 from evalmode.backends.backend import Backend
 from evalmode.backends.configuration import Configuration
 
-__all__ = ["QUICK", "Candidate", "build_estimate", "first_round", "variations"]
+__all__ = ["QUICK", "Candidate", "build_estimate", "first_batch", "first_round", "variations"]
 
 LARGEST_BATCH = 64
+_LONGEST = 1.0  # seconds: half of so long an execution is hardly slower, needs less memory and is judged sooner
+_LARGE = 64e6  # bytes of the outputs of an execution
 QUICK = ("eager", "openvino", "onnxruntime")
 """Back ends that are built in seconds; the others compile."""
 _KEEP_ORDER = ("eager", "inductor")  # the others choose the memory order of weights and activations themselves
@@ -67,6 +69,21 @@ class Candidate:
         return Candidate(self.backend, msgspec.structs.replace(self.configuration, **changes), self.form, varied=True)
 
 
+def first_batch(sizes: Sequence[int], sample_seconds: float, sample_bytes: float = 0.0) -> int:
+    """The samples of an execution to begin with: the largest batch of the callers, halved while it takes plain long.
+
+    Not where outputs of so many bytes a sample are large: joining those of several executions needs memory of its own.
+
+    Example:
+        >>> first_batch((1, 8), 0.001), first_batch((1, 8), 0.3), first_batch((256,), 0.001)
+        (8, 2, 64)
+    """
+    size = min(max(sizes), LARGEST_BATCH)
+    while size > 1 and size * sample_seconds > _LONGEST and size * sample_bytes < _LARGE:
+        size = -(-size // 2)
+    return size
+
+
 def first_round(
     backends: Iterable[Backend],
     precisions: Sequence[str] | None,
@@ -105,6 +122,8 @@ def variations(candidate: Candidate, sizes: Sequence[int], cores: int, *, smalle
         shares = sorted({share, max(1, share // 2), 1}, reverse=True)
         found += [candidate.at(batch=micro, threads=1, streams=cores) for micro in shares if largest > 1]
     found += [candidate.at(batch=micro) for micro in (largest // 2, largest // 4, 1) if 1 <= micro < largest]
+    if candidate.configuration.batch < largest:
+        found.append(candidate.at(batch=largest))
     if cores > 1:
         found.append(candidate.at(batch=largest, threads=1))
     if max(sizes) > LARGEST_BATCH:

@@ -182,8 +182,7 @@ class Race:
         first, *others = running[shift:] + running[:shift]
         for name in [first, *(reversed(others) if self.rounds % 2 else others)]:
             call, repeats = self.contestants[name], self._repeats[name]
-            if not self._untimed[name]:
-                self._rest()
+            self._rest()
             for _ in range(self._untimed[name]):
                 call()
             begin = self.clock()

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from evalmode.backends.configuration import Configuration
-from evalmode.optimization.candidates import QUICK, Candidate, first_round, variations
+from evalmode.optimization.candidates import QUICK, Candidate, first_batch, first_round, variations
 from evalmode.optimization.contest import PLAIN, Contest
 from evalmode.optimization.judge import Judge
 from evalmode.optimization.search_settings import SearchSettings
@@ -75,7 +75,7 @@ class Search:
 
     def __post_init__(self) -> None:
         self.contest = Contest(self.subject, self.settings.stable, self.clock)
-        self.scales = Scales(self.subject, self.settings.memory)
+        self.scales = Scales(self.subject, self.settings.memory, clock=self.clock)
 
     def run(self) -> None:
         """Search until the budget is used or nothing is left to try."""
@@ -125,7 +125,8 @@ class Search:
 
     def _candidates(self) -> list[Candidate]:
         settings = self.settings
-        batch = min(max(self.subject.sizes), 64) if self.has_batch_axis() else 1
+        dear = self.contest.sample_seconds if self.subject.program.dynamic else 0.0  # else each size is an export
+        batch = first_batch(self.subject.sizes, dear, self.subject.answer_bytes()) if self.has_batch_axis() else 1
         shape = Configuration(backend="", batch=batch, threads=settings.threads, device=settings.device)
         forms = [*self.subject.forms, *(["channels-last"] if self.subject.may_be_channels_last else [])]
         return first_round(settings.backends, settings.precisions, shape, forms)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -157,14 +158,24 @@ class Subject:
         tensors = {id(tensor): tensor for tensor in (*self.flat.parameters(), *self.flat.buffers())}.values()
         return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
+    def answer_bytes(self) -> int:
+        """Bytes of the outputs that one sample has.
+
+        Units: bytes.
+        """
+        counted = [plan for plan in self.output_tensors() if plan.axis is not None]
+        return sum(math.prod(plan.at(1)) * plan.torch_dtype.itemsize for plan in counted)
+
     def output_tensors(self) -> tuple[TensorPlan, ...]:
-        """Names, dtypes and shapes of the outputs."""
-        outputs = self.plain_flat(*self.program.inputs)
-        paths = self.exported.output_structure.paths
-        return tuple(
-            spec_of(_name(path, position), tensor, axis)
-            for position, (path, tensor, axis) in enumerate(zip(paths, outputs, self.program.output_axes, strict=True))
-        )
+        """Names, dtypes and shapes of the outputs of the example batch."""
+        if self._outputs is None:
+            outputs = self.plain_flat(*self.program.inputs)
+            paths = self.exported.output_structure.paths
+            triples = zip(paths, outputs, self.program.output_axes, strict=True)
+            self._outputs = tuple(
+                spec_of(_name(path, position), tensor, axis) for position, (path, tensor, axis) in enumerate(triples)
+            )
+        return self._outputs
 
     def plan(
         self,
@@ -178,8 +189,6 @@ class Subject:
         """The plan that runs these configurations, the smallest execution first."""
         ordered = sorted(zip(configurations, costs, strict=True), key=lambda pair: pair[0].batch)
         program = self.program
-        if self._outputs is None:
-            self._outputs = self.output_tensors()
         return Plan(
             configurations=tuple(configuration for configuration, _ in ordered),
             costs=tuple(cost for _, cost in ordered),
@@ -187,7 +196,7 @@ class Subject:
                 spec_of(name, tensor, axis)
                 for name, tensor, axis in zip(program.input_names, program.inputs, program.input_axes, strict=True)
             ),
-            outputs=self._outputs,
+            outputs=self.output_tensors(),
             input_form=self.exported.input_structure.root,
             output_form=self.exported.output_structure.root,
             call=call_kind(self.batch(1), self.forward),

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import final
 
 import torch
@@ -59,13 +59,18 @@ class Execution:
     def __call__(self, inputs: Sequence[Tensor], sizes: Sequence[int] | None = None) -> list[Tensor]:
         """The outputs of all samples; `sizes` are the executions to use instead of the cheapest ones."""
         samples = self._checked(inputs)
+        if _nothing_on(self._device.type, inputs):  # executors see to themselves; a block would cost microseconds
+            return self._answers(inputs, samples, sizes)
         with ordinary_tensors(self._device.type):
-            broken = broken_samples(inputs, self._input_axes) if self._answers_nan and samples else None
-            if self._padded is not None:
-                outputs = self._run_padded(inputs, samples, self._padded, sizes)
-            else:
-                outputs = self._run([canonical(tensor) for tensor in inputs], samples, sizes)
-            return outputs if broken is None else answered_with_nan(outputs, self._output_axes, broken)
+            return self._answers(inputs, samples, sizes)
+
+    def _answers(self, inputs: Sequence[Tensor], samples: int | None, sizes: Sequence[int] | None) -> list[Tensor]:
+        broken = broken_samples(inputs, self._input_axes) if self._answers_nan and samples else None
+        if self._padded is not None:
+            outputs = self._run_padded(inputs, samples, self._padded, sizes)
+        else:
+            outputs = self._run([canonical(tensor) for tensor in inputs], samples, sizes)
+        return outputs if broken is None else answered_with_nan(outputs, self._output_axes, broken)
 
     def _checked(self, inputs: Sequence[Tensor]) -> int | None:
         """How many samples the inputs hold; None where no input has samples."""
@@ -133,17 +138,18 @@ class Execution:
             return list(outputs)
         return self._joined(self._executed(inputs, samples, cut), samples)
 
-    def _executed(self, inputs: list[Tensor], samples: int, cut: Sequence[int]) -> list[Chunk]:
-        """The outputs of each execution; those of one size are handed over at once, so that they may overlap."""
-        found: list[Chunk] = []
+    def _executed(self, inputs: list[Tensor], samples: int, cut: Sequence[int]) -> Iterator[Chunk]:
+        """The outputs of each execution, one after the other; streams are handed what they may do at once."""
         start = 0
         for size, group in itertools.groupby(cut):
-            chunks = []
-            for _ in group:
-                chunks.append(self._chunk(inputs, start, size, samples))
-                start += size
-            found += self._executors[size].run(chunks)
-        return found
+            executor = self._executors[size]
+            starts = [start + size * number for number, _ in enumerate(group)]
+            start = starts[-1] + size
+            if executor.configuration.streams > 1:
+                yield from executor.run([self._chunk(inputs, each, size, samples) for each in starts])
+                continue
+            for each in starts:  # what is made of one execution is let go of before the next
+                yield from executor.run([self._chunk(inputs, each, size, samples)])
 
     def _chunk(self, inputs: list[Tensor], start: int, size: int, samples: int) -> Chunk:
         if start + size <= samples:
@@ -158,22 +164,28 @@ class Execution:
             for tensor, axis in zip(inputs, self._input_axes, strict=True)
         )
 
-    def _joined(self, executed: list[Chunk], samples: int) -> list[Tensor]:
-        outputs = []
-        for number, axis in enumerate(self._output_axes):
-            pieces = [outputs[number] for outputs in executed]
+    def _joined(self, executed: Iterable[Chunk], samples: int) -> list[Tensor]:
+        """The outputs of all samples, each execution's written into its place as it comes."""
+        joined: list[Tensor] = []
+        done = 0
+        for outputs in executed:
+            if not joined:
+                joined = [_room(*pair, samples) for pair in zip(outputs, self._output_axes, strict=True)]
+            done += self._write(outputs, joined, done, samples)
+            del outputs  # the next execution may use its memory
+        return joined
+
+    def _write(self, outputs: Chunk, joined: list[Tensor], done: int, samples: int) -> int:
+        """Put an execution's outputs behind those of `done` samples, and say how many samples they are for."""
+        held = 0
+        for number, (output, axis) in enumerate(zip(outputs, self._output_axes, strict=True)):
             if axis is None:
-                self._require_agreement(number, pieces)
-                outputs.append(pieces[0])
+                self._require_agreement(number, [joined[number], output])
                 continue
-            surplus = sum(piece.shape[axis] for piece in pieces) - samples
-            if surplus > 0:
-                pieces[-1] = pieces[-1].narrow(axis, 0, pieces[-1].shape[axis] - surplus)
-            joined = (
-                torch.cat(pieces, axis) if len(pieces) > 1 else pieces[0].clone(memory_format=torch.contiguous_format)
-            )
-            outputs.append(joined)
-        return outputs
+            held = output.shape[axis]
+            kept = min(held, samples - done)
+            joined[number].narrow(axis, done, kept).copy_(output if kept == held else output.narrow(axis, 0, kept))
+        return held
 
     def _require_agreement(self, number: int, pieces: list[Tensor]) -> None:
         if all(same_bits(piece, pieces[0]) for piece in pieces[1:]):
@@ -229,6 +241,14 @@ class Execution:
         return self._batched
 
 
+def _room(output: Tensor, axis: int | None, samples: int) -> Tensor:
+    """Memory for all samples of an output; one that belongs to no sample is taken as it is."""
+    if axis is None:
+        return output
+    shape = (*output.shape[:axis], samples, *output.shape[axis + 1 :])
+    return torch.empty(shape, dtype=output.dtype, device=output.device)
+
+
 @contextlib.contextmanager
 def _outside_inference_mode() -> Iterator[None]:
     with torch.inference_mode(False), torch.no_grad():
@@ -242,6 +262,18 @@ def _without_autocast(kinds: Sequence[str]) -> Iterator[None]:
             stack.enter_context(torch.autocast(kind, enabled=False))
         stack.enter_context(_outside_inference_mode())
         yield
+
+
+def _nothing_on(device: str, inputs: Sequence[Tensor]) -> bool:
+    """Whether what is made of these inputs are ordinary tensors without a graph, with no block around it."""
+    if torch.is_inference_mode_enabled() or torch.is_autocast_enabled("cpu"):
+        return False
+    if device != "cpu" and torch.is_autocast_enabled(device):
+        return False
+    for tensor in inputs:  # noqa: SIM110 - this runs for every call, and a generator takes three times as long
+        if tensor.requires_grad:
+            return False
+    return True
 
 
 def ordinary_tensors(device: str) -> contextlib.AbstractContextManager[object]:
