@@ -113,6 +113,23 @@ def test_outputs_are_ordinary_and_nobody_elses(name: str, case: Case) -> None:
 
 
 @pytest.mark.parametrize(("name", "case"), PAIRS, ids=lambda value: getattr(value, "name", value))
+def test_outputs_are_written_into_given_memory_or_nothing_is_run(name: str, case: Case) -> None:
+    _, executor = built(name, case)
+    chunk = case.inputs(4)
+    (expected,) = executor.run(copies([chunk]))
+    room = tuple(torch.full_like(tensor, 3, memory_format=torch.contiguous_format) for tensor in expected)
+    untouched = copies([room])[0]
+    with torch.inference_mode():
+        written = executor.run_into(copies([chunk])[0], room)
+    assert same([room], [expected]) if written else same([room], [untouched])
+    odd = tuple(torch.empty(tensor.numel() + 1, dtype=tensor.dtype)[1:].view(tensor.shape) for tensor in expected)
+    if executor.run_into(copies([chunk])[0], odd):  # memory that is not aligned makes no difference
+        assert same([odd], [expected])
+    if executor.run_into(copies([chunk])[0], (room[0], *odd[1:])):
+        assert same([(room[0], *odd[1:])], [expected])
+
+
+@pytest.mark.parametrize(("name", "case"), PAIRS, ids=lambda value: getattr(value, "name", value))
 def test_a_payload_makes_the_same_executor(name: str, case: Case) -> None:
     backend = backend_named(name)
     _, executor = built(name, case)

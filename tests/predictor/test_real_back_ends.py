@@ -14,13 +14,16 @@ import torch
 from torch import nn
 
 import evalmode
+from evalmode.backends.backend import Chunk, Executor
 from evalmode.backends.catalog import backend_named
 from evalmode.backends.configuration import Configuration
 from evalmode.backends.program import Program
 from evalmode.errors import ArtifactError
 from evalmode.observe.fingerprint import fingerprint
 from evalmode.observe.tree import same_bits
+from evalmode.predictor import execution
 from evalmode.predictor.artifact import inspect_artifact
+from evalmode.predictor.execution import Execution
 from evalmode.predictor.optimized import OptimizedPredictor
 from evalmode.predictor.plan import Plan, spec_of
 from evalmode.predictor.structure import input_structure, output_structure
@@ -33,7 +36,7 @@ class Net(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.body = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.GELU(), nn.Conv2d(8, 8, 3, 2))
-        self.head = nn.Linear(8, 5)
+        self.head = nn.Linear(8, 16)  # rows of 64 bytes
 
     def forward(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
         logits = self.head(self.body(images).mean((2, 3)))
@@ -101,6 +104,30 @@ def test_a_sample_has_the_same_bits_in_every_batch(fast: OptimizedPredictor) -> 
         order = torch.randperm(24, generator=random)[:samples]
         for images in (IMAGES[order], IMAGES[order].to(memory_format=torch.channels_last)):
             assert same_bits(fast(images)["logits"], whole["logits"][order])
+
+
+@pytest.mark.parametrize("back_end", ["eager", "onnxruntime", "openvino"])
+@pytest.mark.parametrize("samples", [3, 4, 5, 8, 13])
+def test_large_outputs_are_written_into_their_place(
+    back_end: str, samples: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(execution, "_LARGE", 1)
+    fast = predictor(back_end)
+    whole = fast(IMAGES)
+    anew = Execution(fast.plan, dict.fromkeys(fast.execution_sizes, fast.executors[0]))
+    written = []
+    own = type(fast.executors[0]).run_into
+
+    def counted(executor: Executor, chunk: Chunk, outputs: Chunk) -> bool:
+        written.append(own(executor, chunk, outputs))
+        return written[-1]
+
+    monkeypatch.setattr(type(fast.executors[0]), "run_into", counted)
+    logits, labels = anew([IMAGES[:samples]])
+    assert same_bits(logits, whole["logits"][:samples]) and same_bits(labels, whole["labels"][:samples])
+    assert logits.is_contiguous() and not logits.requires_grad
+    full = samples // 4 if samples > 4 else 0  # a call of one execution has its outputs to itself
+    assert written == [back_end == "onnxruntime"] * full
 
 
 def test_the_callers_modes_and_threads_do_not_matter(fast: OptimizedPredictor) -> None:

@@ -32,6 +32,13 @@ class Executor(ABC):
     def run(self, chunks: Sequence[Chunk]) -> list[Chunk]:
         """The outputs of each chunk of inputs, in order; each input contiguous and of the execution's shape."""
 
+    def run_into(self, chunk: Chunk, outputs: Chunk) -> bool:
+        """Run one chunk and write its outputs into `outputs`, each contiguous; False where that cannot be done.
+
+        Nothing has been run then: `run` gives the outputs.
+        """
+        return False
+
     def payload(self) -> bytes | None:
         """What `Backend.load` makes the same executor of, in another process; None if this one does not serialise."""
         return None

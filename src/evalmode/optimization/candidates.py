@@ -18,7 +18,6 @@ __all__ = ["QUICK", "Candidate", "build_estimate", "first_batch", "first_round",
 
 LARGEST_BATCH = 64
 _LONGEST = 1.0  # seconds: half of so long an execution is hardly slower, needs less memory and is judged sooner
-_LARGE = 64e6  # bytes of the outputs of an execution
 QUICK = ("eager", "openvino", "onnxruntime")
 """Back ends that are built in seconds; the others compile."""
 _KEEP_ORDER = ("eager", "inductor")  # the others choose the memory order of weights and activations themselves
@@ -69,17 +68,15 @@ class Candidate:
         return Candidate(self.backend, msgspec.structs.replace(self.configuration, **changes), self.form, varied=True)
 
 
-def first_batch(sizes: Sequence[int], sample_seconds: float, sample_bytes: float = 0.0) -> int:
+def first_batch(sizes: Sequence[int], sample_seconds: float) -> int:
     """The samples of an execution to begin with: the largest batch of the callers, halved while it takes plain long.
-
-    Not where outputs of so many bytes a sample are large: joining those of several executions needs memory of its own.
 
     Example:
         >>> first_batch((1, 8), 0.001), first_batch((1, 8), 0.3), first_batch((256,), 0.001)
         (8, 2, 64)
     """
     size = min(max(sizes), LARGEST_BATCH)
-    while size > 1 and size * sample_seconds > _LONGEST and size * sample_bytes < _LARGE:
+    while size > 1 and size * sample_seconds > _LONGEST:
         size = -(-size // 2)
     return size
 

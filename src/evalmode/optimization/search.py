@@ -126,7 +126,7 @@ class Search:
     def _candidates(self) -> list[Candidate]:
         settings = self.settings
         dear = self.contest.sample_seconds if self.subject.program.dynamic else 0.0  # else each size is an export
-        batch = first_batch(self.subject.sizes, dear, self.subject.answer_bytes()) if self.has_batch_axis() else 1
+        batch = first_batch(self.subject.sizes, dear) if self.has_batch_axis() else 1
         shape = Configuration(backend="", batch=batch, threads=settings.threads, device=settings.device)
         forms = [*self.subject.forms, *(["channels-last"] if self.subject.may_be_channels_last else [])]
         return first_round(settings.backends, settings.precisions, shape, forms)

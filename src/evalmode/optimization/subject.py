@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -157,14 +156,6 @@ class Subject:
         """
         tensors = {id(tensor): tensor for tensor in (*self.flat.parameters(), *self.flat.buffers())}.values()
         return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
-
-    def answer_bytes(self) -> int:
-        """Bytes of the outputs that one sample has.
-
-        Units: bytes.
-        """
-        counted = [plan for plan in self.output_tensors() if plan.axis is not None]
-        return sum(math.prod(plan.at(1)) * plan.torch_dtype.itemsize for plan in counted)
 
     def output_tensors(self) -> tuple[TensorPlan, ...]:
         """Names, dtypes and shapes of the outputs of the example batch."""

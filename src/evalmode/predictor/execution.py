@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from typing import final
 
 import torch
@@ -25,6 +26,8 @@ from evalmode.predictor.non_finite import answered_with_nan, broken_samples
 from evalmode.predictor.plan import PaddedAxis, Plan
 
 __all__ = ["Execution", "ordinary_tensors"]
+
+_LARGE = 1 << 20  # bytes of the outputs of an execution that are worth being written into their place
 
 
 @final
@@ -55,6 +58,8 @@ class Execution:
         self._output_axes = tuple(tensor.axis for tensor in plan.outputs)
         self._batched = any(axis is not None for axis in self._input_axes)
         self._shared_outputs = tuple(number for number, axis in enumerate(self._output_axes) if axis is None)
+        large = sum(math.prod(tensor.at(plan.sizes[0])) * tensor.torch_dtype.itemsize for tensor in plan.outputs)
+        self._large = large >= _LARGE and not any(self._output_axes) and not self._shared_outputs and not plan.padded
 
     def __call__(self, inputs: Sequence[Tensor], sizes: Sequence[int] | None = None) -> list[Tensor]:
         """The outputs of all samples; `sizes` are the executions to use instead of the cheapest ones."""
@@ -136,20 +141,26 @@ class Execution:
         if len(cut) == 1 and cut[0] == samples:
             (outputs,) = self._executors[samples].run([tuple(inputs)])
             return list(outputs)
-        return self._joined(self._executed(inputs, samples, cut), samples)
+        return self._joined(inputs, samples, cut)
 
-    def _executed(self, inputs: list[Tensor], samples: int, cut: Sequence[int]) -> Iterator[Chunk]:
-        """The outputs of each execution, one after the other; streams are handed what they may do at once."""
+    def _executed(
+        self, inputs: list[Tensor], samples: int, cut: Sequence[int], room: list[Tensor]
+    ) -> Iterator[tuple[int, Chunk | None]]:
+        """The size and the outputs of each execution, one after the other; None where they are in `room` already."""
         start = 0
         for size, group in itertools.groupby(cut):
             executor = self._executors[size]
             starts = [start + size * number for number, _ in enumerate(group)]
             start = starts[-1] + size
-            if executor.configuration.streams > 1:
-                yield from executor.run([self._chunk(inputs, each, size, samples) for each in starts])
+            if executor.configuration.streams > 1:  # streams are handed what they may do at once
+                for outputs in executor.run([self._chunk(inputs, each, size, samples) for each in starts]):
+                    yield size, outputs
                 continue
             for each in starts:  # what is made of one execution is let go of before the next
-                yield from executor.run([self._chunk(inputs, each, size, samples)])
+                chunk = self._chunk(inputs, each, size, samples)
+                places = tuple(tensor.narrow(0, each, size) for tensor in room) if each + size <= samples else ()
+                written = bool(places) and executor.run_into(chunk, places)
+                yield size, None if written else executor.run([chunk])[0]
 
     def _chunk(self, inputs: list[Tensor], start: int, size: int, samples: int) -> Chunk:
         if start + size <= samples:
@@ -164,28 +175,32 @@ class Execution:
             for tensor, axis in zip(inputs, self._input_axes, strict=True)
         )
 
-    def _joined(self, executed: Iterable[Chunk], samples: int) -> list[Tensor]:
+    def _joined(self, inputs: list[Tensor], samples: int, cut: Sequence[int]) -> list[Tensor]:
         """The outputs of all samples, each execution's written into its place as it comes."""
         joined: list[Tensor] = []
+        if self._large:
+            joined = [
+                torch.empty(plan.at(samples), dtype=plan.torch_dtype, device=self._device)
+                for plan in self._plan.outputs
+            ]
         done = 0
-        for outputs in executed:
-            if not joined:
-                joined = [_room(*pair, samples) for pair in zip(outputs, self._output_axes, strict=True)]
-            done += self._write(outputs, joined, done, samples)
+        for size, outputs in self._executed(inputs, samples, cut, joined):
+            if outputs is not None:
+                joined = joined or [_room(*pair, samples) for pair in zip(outputs, self._output_axes, strict=True)]
+                self._write(outputs, joined, done, samples)
+            done += size
             del outputs  # the next execution may use its memory
         return joined
 
-    def _write(self, outputs: Chunk, joined: list[Tensor], done: int, samples: int) -> int:
-        """Put an execution's outputs behind those of `done` samples, and say how many samples they are for."""
-        held = 0
+    def _write(self, outputs: Chunk, joined: list[Tensor], done: int, samples: int) -> None:
+        """Put an execution's outputs behind those of `done` samples."""
         for number, (output, axis) in enumerate(zip(outputs, self._output_axes, strict=True)):
             if axis is None:
                 self._require_agreement(number, [joined[number], output])
                 continue
-            held = output.shape[axis]
-            kept = min(held, samples - done)
-            joined[number].narrow(axis, done, kept).copy_(output if kept == held else output.narrow(axis, 0, kept))
-        return held
+            kept = min(output.shape[axis], samples - done)
+            whole = kept == output.shape[axis]
+            joined[number].narrow(axis, done, kept).copy_(output if whole else output.narrow(axis, 0, kept))
 
     def _require_agreement(self, number: int, pieces: list[Tensor]) -> None:
         if all(same_bits(piece, pieces[0]) for piece in pieces[1:]):
