@@ -110,25 +110,30 @@ def entries(case: Case, batch: int, precision: str, seconds: float, budget: floa
     return row
 
 
-def beside(case: Case, batch: int, budget: float, seconds: float, **changes: Any) -> dict[str, Any]:
-    """How much faster the plan of a search with other settings is, both timed in turn."""
+def beside(
+    case: Case, batch: int, budget: float, seconds: float, searches: dict[str, dict[str, Any]]
+) -> dict[str, dict[str, Any]]:
+    """How much faster the plans of searches with other settings are than the usual one's, all timed in turn."""
     model, inputs = built(case), case.inputs(batch)
-    hint: Literal["latency", "throughput"] = "latency" if batch == 1 else "throughput"
-    settings: dict[str, Any] = {"objective": hint, "batch_sizes": [batch], "budget_s": budget}
-    usual = evalmode.optimize(model, inputs, **settings)
-    begin = time.perf_counter()
-    other = evalmode.optimize(model, inputs, **{**settings, **changes})
-    searched = time.perf_counter() - begin
-    calls: dict[str, Callable[[], object]] = {
-        "usual": functools.partial(usual, inputs),
-        "other": functools.partial(other, inputs),
+    usual: dict[str, Any] = {
+        "objective": "latency" if batch == 1 else "throughput",
+        "batch_sizes": [batch],
+        "budget_s": budget,
     }
-    race = Race(calls, keep=tuple(calls))
+    plans, took = {}, {}
+    for name, changes in {"usual": {}, **searches}.items():
+        begin = time.perf_counter()
+        plans[name] = evalmode.optimize(model, inputs, **{**usual, **changes})
+        took[name] = time.perf_counter() - begin
+    race = Race({name: functools.partial(plan, inputs) for name, plan in plans.items()}, keep=tuple(plans))
     race.run(seconds=seconds, least=7, rounds=60)
-    plans = str(usual.plan), str(other.plan)
-    for predictor in (usual, other):
-        predictor.close()
-    return {"faster": race.ratio("usual", "other"), "seconds": searched, "usual": plans[0], "other": plans[1]}
+    found = {
+        name: {"faster": race.ratio("usual", name), "seconds": took[name], "plan": str(plans[name].plan)}
+        for name in searches
+    }
+    for plan in plans.values():
+        plan.close()
+    return found
 
 
 def _price(record: OptimizationRecord) -> float:
@@ -236,13 +241,13 @@ def table(rows: list[dict[str, Any]]) -> list[str]:
         )
     lines += [
         f"- a search of ten times the budget, {row['model']}, batch {row['batch']}: its plan takes "
-        f"{1 / more['faster']:.2f} of the time ({more['other']}; found in {more['seconds']:.0f} s)"
+        f"{1 / more['faster']:.2f} of the time ({more['plan']}; found in {more['seconds']:.0f} s)"
         for row in rows
         if (more := row.get("longer"))
     ]
     lines += [
         f"- a search without `stable`, {row['model']}, batch {row['batch']}: its plan takes "
-        f"{1 / more['faster']:.2f} of the time ({more['other']})"
+        f"{1 / more['faster']:.2f} of the time ({more['plan']})"
         for row in rows
         if (more := row.get("unstable"))
     ]
@@ -335,16 +340,17 @@ def main() -> int:
     words = [word for word in given.models.split(",") if word]
     os.environ.setdefault("EVALMODE_CACHE", "off")
     wanted = [peer for peer in given.peers.split(",") if peer]
+    searches: dict[str, dict[str, Any]] = {"unstable": {"stable": False}} if given.unstable else {}
+    if given.longer:
+        searches["longer"] = {"budget_s": _LONGER * given.budget}
     for batch in [] if given.table else map(int, given.batch.split(",")):
         for case in CASES:
             known = [r for r in rows if (r["model"], r["batch"], r["precision"]) == (case.name, batch, given.precision)]
             if words and not any(word in case.name for word in words):
                 continue
-            if (given.longer or given.unstable) and known:
-                changes: dict[str, Any] = {"stable": False} if given.unstable else {"budget_s": _LONGER * given.budget}
-                print(f"{case.name}, batch {batch}, {changes} ...", flush=True)
-                found = beside(case, batch, given.budget, given.seconds, **changes)
-                known[0]["unstable" if given.unstable else "longer"] = found
+            if searches and known:
+                print(f"{case.name}, batch {batch}, {' and '.join(searches)} ...", flush=True)
+                known[0].update(beside(case, batch, given.budget, given.seconds, searches))
                 keep(rows, table(rows))
                 continue
             if known and not given.again:

@@ -16,8 +16,8 @@ __all__ = ["Race", "sign_test"]
 
 LEAST_ROUNDS = 6
 SLICE_SECONDS = 0.008
-"""One measurement repeats the call until it lasts this long, as long again untimed before it: threads of whoever ran
-before spin for some milliseconds, which is not to be at this one's cost."""
+"""One measurement repeats the call until it lasts this long, as long again untimed before it: after a rest, and after
+the others, nothing of it is in the caches any more."""
 _LONG_SECONDS, _REST_SECONDS = 0.04, 0.03  # a call so long is not repeated; ONNX Runtime's threads spin so long
 HOPELESS = 2.5  # a contestant so many times slower in its first two rounds is not given a third
 CLEARLY = 1.2  # nor is one a fourth that was slower by this in each of three
@@ -192,7 +192,7 @@ class Race:
         self.rounds += 1
 
     def _rest(self) -> None:
-        """Before a long call, which is not run untimed: until nobody's threads spin any more."""
+        """Until nobody's threads spin any more: they would be at the next one's cost, on the same cores."""
         if self.clock is time.perf_counter:
             time.sleep(_REST_SECONDS)
 
