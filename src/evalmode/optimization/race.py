@@ -53,7 +53,7 @@ class Race:
     Example:
         >>> import time
         >>> race = Race({"slow": lambda: time.sleep(0.004), "fast": lambda: None}, keep=("slow",))
-        >>> race.run(seconds=0.2)
+        >>> race.run(seconds=0.2, least=8)
         >>> race.fastest(), race.ratio("slow", "fast") > 1, race.surely_faster("fast", "slow")
         ('fast', True, True)
     """
