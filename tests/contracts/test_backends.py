@@ -122,9 +122,10 @@ def test_outputs_are_written_into_given_memory_or_nothing_is_run(name: str, case
     with torch.inference_mode():
         written = executor.run_into(copies([chunk])[0], room)
     assert same([room], [expected]) if written else same([room], [untouched])
-    odd = tuple(torch.empty(tensor.numel() + 1, dtype=tensor.dtype)[1:].view(tensor.shape) for tensor in expected)
-    if executor.run_into(copies([chunk])[0], odd):  # memory that is not aligned makes no difference
-        assert same([odd], [expected])
+    odd = tuple(torch.zeros(tensor.numel() + 1, dtype=tensor.dtype)[1:].view(tensor.shape) for tensor in expected)
+    before = copies([odd])
+    assert not executor.run_into(copies([chunk])[0], odd) and same([odd], before)  # nothing in it is aligned
+    assert written or name != "onnxruntime" or case.name != "convolution"
     if executor.run_into(copies([chunk])[0], (room[0], *odd[1:])):
         assert same([(room[0], *odd[1:])], [expected])
 

@@ -4,6 +4,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from evalmode.optimization.companions import LOUD
+from evalmode.optimization.judge import FEWEST
 from evalmode.optimization.probes import LEAST, REGULAR, probe_samples
 from evalmode.optimization.samples import Samples, executions, ran, rows_of
 
@@ -29,6 +31,13 @@ def test_samples_have_the_shape_and_type_of_the_given_ones(count: int, shape: li
     assert made.shape == (*shape[:axis], 2, *shape[axis:])
     own = [place for place, kind in enumerate(samples.kinds) if kind == "given"]
     assert torch.equal(samples.at(own)[0], given_batch.narrow(axis, 0, min(count, 16)))
+
+
+def test_the_first_few_samples_hold_what_tells_most() -> None:
+    """A slow model is tested with few samples: these are among them, whatever its search can afford."""
+    for given_batch in (torch.randn(3, 5), torch.rand(3, 5)):
+        (samples,) = probe_samples((given_batch,), (0,), ("x",))
+        assert {"given", "zeros", "one NaN", "one infinity", LOUD, "random"} <= set(samples.kinds[:FEWEST])
 
 
 def test_edges_hold_what_they_say() -> None:

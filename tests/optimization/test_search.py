@@ -16,7 +16,7 @@ from evalmode.backends.configuration import Configuration
 from evalmode.backends.program import Program
 from evalmode.errors import ModelRunError
 from evalmode.observe.fingerprint import fingerprint
-from evalmode.optimization.candidates import Candidate, build_estimate, variations
+from evalmode.optimization.candidates import Candidate, build_estimate, first_batch, variations
 from evalmode.optimization.exporting import program_of
 from evalmode.optimization.footprint import peak_bytes_of
 from evalmode.optimization.judge import Judge, judge_of
@@ -349,6 +349,14 @@ def test_a_plan_that_cannot_be_loaded_is_out_and_the_search_goes_on() -> None:
     if peak_bytes_of(lambda: None) is not None:
         assert (trial.outcome, trial.reason) == (FAILED, "fails when it is loaded: OSError: no space left")
         assert not trial.too_heavy
+
+
+def test_a_long_call_is_begun_in_halves_and_the_whole_is_the_first_variation() -> None:
+    assert [first_batch((8,), seconds) for seconds in (0.1, 0.126, 0.3, 2.0)] == [8, 4, 2, 1]
+    assert first_batch((8,), 2.0, smallest=3) == 4  # two are answered by another graph
+    begun = Candidate(back_end("openvino", Clock(), 0.0), Configuration(backend="openvino", batch=4, threads=2))
+    assert variations(begun, (8,), 2)[0].configuration.batch == 8
+    assert all(each.configuration.batch < 4 for each in variations(begun, (8,), 1, smaller=True))
 
 
 def test_a_variation_is_expected_to_take_a_part_of_the_first_build() -> None:

@@ -76,6 +76,22 @@ def test_only_streams_are_handed_executions_at_once(streams: int, large_runs: li
     assert found["logits"].shape == (26, 3)
 
 
+@pytest.mark.parametrize("change", [lambda y: y[:, :1], lambda y: y.double()], ids=["shape", "dtype"])
+def test_an_output_that_is_other_in_one_execution_is_refused(change: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would be repeated, or cast, into the place of the others' values."""
+    fast = predictor((4,))
+    own, calls = FakeExecutor.run, []
+
+    def run(executor: FakeExecutor, chunks: Any) -> list[Chunk]:
+        calls.append(chunks)
+        return [(change(y) if len(calls) == 2 else y, *rest) for y, *rest in own(executor, chunks)]
+
+    monkeypatch.setattr(FakeExecutor, "run", run)
+    with pytest.raises(OptimizationError, match="logits"):
+        fast(POOL[:8])
+    assert len(calls) == 2
+
+
 def test_no_samples_give_empty_outputs() -> None:
     found = predictor((2, 8))(torch.empty(0, FEATURES))
     assert found["logits"].shape == (0, 3) and found["logits"].dtype is torch.float32

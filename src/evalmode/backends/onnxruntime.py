@@ -65,6 +65,7 @@ from evalmode.backends.refusal import EXTRA, refusal, require
 from evalmode.backends.surroundings import undisturbed
 from evalmode.backends.threads import each_pinned
 from evalmode.errors import BackendError
+from evalmode.observe.tree import same_bits
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -72,6 +73,7 @@ if TYPE_CHECKING:
 __all__ = ["ONNXRUNTIME"]
 
 _ALIGNMENT = 64  # bytes
+_LARGE = 1 << 20  # bytes of outputs that a plan may ask to have written into its memory
 _PARTS = ("interface", "constants", "model", "weights")
 _TYPES = {
     torch.float64: "double", torch.float32: "float", torch.float16: "float16", torch.int64: "int64",
@@ -102,7 +104,8 @@ def _build(program: Program, configuration: Configuration) -> Executor:
         forget_last_export()
     interface = Interface.of(inputs, reference, graph.constants, graph.wiring, used)
     executor = _OnnxExecutor(folder, configuration, interface, graph.constants)
-    executor.run([inputs])  # what cannot run is refused now, and the first call costs no more than any other
+    (outputs,) = executor.run([inputs])  # what cannot run is refused now, and later calls cost no more than any other
+    executor.try_writing(inputs, outputs)
     return executor
 
 
@@ -175,7 +178,10 @@ class _OnnxExecutor(Executor):
         direct = [place.is_contiguous() and place.data_ptr() % _ALIGNMENT == 0 for place in outputs]
         if not any(direct):
             return False
-        written = [place if fits else torch.empty_like(place) for place, fits in zip(outputs, direct, strict=True)]
+        written = [
+            place if fits else torch.empty_like(place, memory_format=torch.contiguous_format)
+            for place, fits in zip(outputs, direct, strict=True)
+        ]
         session = self._open_session()
         try:
             binding = session.io_binding()
@@ -191,10 +197,17 @@ class _OnnxExecutor(Executor):
                 place.copy_(tensor)
         return True
 
+    def try_writing(self, inputs: Chunk, outputs: Chunk) -> None:
+        """Write large outputs into given memory only if that gives the bits of `outputs`, which `run` gave."""
+        if self._writes and sum(tensor.numel() * tensor.element_size() for tensor in outputs) >= _LARGE:
+            places = tuple(torch.empty_like(tensor, memory_format=torch.contiguous_format) for tensor in outputs)
+            self._writes = self.run_into(inputs, places) and all(map(same_bits, places, outputs))
+
     def _open_session(self) -> onnxruntime.InferenceSession:
-        if self._session is None:
+        session = self._session  # read once: another thread may close it
+        if session is None:
             raise BackendError(f"{self.configuration} is closed")
-        return self._session
+        return session
 
     def _one(self, chunk: Chunk) -> Chunk:
         session = self._open_session()

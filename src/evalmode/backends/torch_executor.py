@@ -46,9 +46,12 @@ class TorchExecutor(Executor):
         return each_pinned(self.configuration.threads, self.configuration.streams, self._one, chunks)
 
     def _one(self, chunk: Chunk) -> Chunk:
+        return undisturbed(self._device, self._fresh, chunk)
+
+    def _fresh(self, chunk: Chunk) -> Chunk:
         if self._function is None:
             raise BackendError(f"{self.configuration} is closed")
-        return fresh(undisturbed(self._device, self._function, chunk))
+        return fresh(self._function(chunk))
 
     def payload(self) -> bytes | None:
         """The bytes of which the same executor can be made; None where the back end does not serialise."""

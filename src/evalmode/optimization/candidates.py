@@ -68,15 +68,17 @@ class Candidate:
         return Candidate(self.backend, msgspec.structs.replace(self.configuration, **changes), self.form, varied=True)
 
 
-def first_batch(sizes: Sequence[int], sample_seconds: float) -> int:
+def first_batch(sizes: Sequence[int], sample_seconds: float, smallest: int = 1) -> int:
     """The samples of an execution to begin with: the largest batch of the callers, halved while it takes plain long.
+
+    Not below `smallest`, from which on a graph holds.
 
     Example:
         >>> first_batch((1, 8), 0.001), first_batch((1, 8), 0.3), first_batch((256,), 0.001)
         (8, 2, 64)
     """
     size = min(max(sizes), LARGEST_BATCH)
-    while size > 1 and size * sample_seconds > _LONGEST:
+    while size > 1 and size * sample_seconds > _LONGEST and -(-size // 2) >= smallest:
         size = -(-size // 2)
     return size
 
@@ -114,13 +116,13 @@ def variations(candidate: Candidate, sizes: Sequence[int], cores: int, *, smalle
     """
     largest = min(max(sizes), LARGEST_BATCH)
     found: list[Candidate] = []
+    if candidate.configuration.batch < largest:  # it was begun smaller, so that it is judged at all
+        found.append(candidate.at(batch=largest))
     if candidate.backend.streams and cores > 1:
         share = max(1, -(-largest // cores))
         shares = sorted({share, max(1, share // 2), 1}, reverse=True)
         found += [candidate.at(batch=micro, threads=1, streams=cores) for micro in shares if largest > 1]
     found += [candidate.at(batch=micro) for micro in (largest // 2, largest // 4, 1) if 1 <= micro < largest]
-    if candidate.configuration.batch < largest:
-        found.append(candidate.at(batch=largest))
     if cores > 1:
         found.append(candidate.at(batch=largest, threads=1))
     if max(sizes) > LARGEST_BATCH:

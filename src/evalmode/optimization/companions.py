@@ -13,10 +13,10 @@ from evalmode.optimization.probes import REGULAR
 from evalmode.optimization.reference import Plain, Reference, evaluate_wide
 from evalmode.optimization.samples import Samples, rows_of
 
-__all__ = ["require_own_answers"]
+__all__ = ["LOUD", "require_own_answers"]
 
 _ORDINARY, _BATCH = 3, 4  # samples like the user's, and with one that is much larger
-_LOUD = "100 times larger"
+LOUD = "100 times larger"
 _SHARE = 1e-6  # of a sample's largest value: fp64 rounds ten orders of magnitude finer than that
 _WHOLE = 0.1  # of the whole numbers of a sample
 
@@ -69,7 +69,7 @@ def _companions(samples: Samples) -> list[int]:
     """The first samples like the user's, and one that is loud enough to be heard in any mean or largest value."""
     sound = samples.finite()
     ordinary = [place for place, kind in enumerate(samples.kinds) if kind in REGULAR and sound[place]][:_ORDINARY]
-    loud = [place for place, kind in enumerate(samples.kinds) if kind == _LOUD and sound[place]][:1]
+    loud = [place for place, kind in enumerate(samples.kinds) if kind == LOUD and sound[place]][:1]
     return (ordinary + loud)[:_BATCH]
 
 

@@ -222,6 +222,7 @@ _EDGES: dict[str, Callable[[Tensor], Tensor]] = {
     "zeros": torch.zeros_like,
     "one NaN": _with(math.nan),
     "one infinity": _with(math.inf),
+    "100 times larger": lambda row: row * 100,
     "one large value": _spike,
     "1,000,000 times larger": lambda row: row * 1e6,
     "a large constant": _full(lambda row: row.abs().max() * 100 + 100),
@@ -230,7 +231,6 @@ _EDGES: dict[str, Callable[[Tensor], Tensor]] = {
     "denormal": _denormal,
     "NaN throughout": lambda row: torch.full_like(row, math.nan),
     "a constant": _full(lambda row: row.mean()),
-    "100 times larger": lambda row: row * 100,
     "1,000 times smaller": lambda row: row * 1e-3,
 }
 

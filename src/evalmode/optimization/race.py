@@ -149,8 +149,11 @@ class Race:
 
     def round_seconds(self, names: Iterable[str]) -> float:
         """About how long a round of these contestants takes, from what is known of them."""
+        rest = _REST_SECONDS if self.clock is time.perf_counter else 0.0
         return sum(
-            self.median(name) * (self._repeats[name] + self._untimed[name]) for name in names if self.times.get(name)
+            rest + self.median(name) * (self._repeats[name] + self._untimed[name])
+            for name in names
+            if self.times.get(name)
         )
 
     def _pairs(self, first: str, second: str) -> list[tuple[float, float]]:

@@ -39,7 +39,7 @@ _FEWEST_ROUNDS = 3  # of each stage, if there is time for them
 _MORE, _CLEARLY = 4, 0.9  # pairs of rounds more, for one that takes at most this share of plain's time
 _NO_GAIN = 0.97  # of plain's time: less is not worth its judging
 _FRONT, _CLOSE = 5, 1.2
-_SLOW = 0.25  # seconds of plain's call
+_SLOW, _LONG = 0.25, 1.0  # seconds of plain's call
 _WORTH_VARYING = 1.35
 _SAME_KERNELS = 1.3  # Inductor so far behind: AOTInductor, whose kernels it shares, is not built
 _VARIATIONS = 5
@@ -75,7 +75,7 @@ class Search:
 
     def __post_init__(self) -> None:
         self.contest = Contest(self.subject, self.settings.stable, self.clock)
-        self.scales = Scales(self.subject, self.settings.memory, clock=self.clock)
+        self.scales = Scales(self.subject, self.settings.memory)
 
     def run(self) -> None:
         """Search until the budget is used or nothing is left to try."""
@@ -85,6 +85,7 @@ class Search:
         self._judging = for_judging(self.settings.budget, self.contest.sample_seconds)
         self._kept_free = self._judging + self._end
         self._slow = self.contest.plain_call_seconds > _SLOW
+        self.scales.calls = 1 if self.contest.plain_call_seconds > _LONG else 2
         candidates = self._candidates()
         quick = [candidate for candidate in candidates if candidate.backend.name in QUICK]
         eager = [candidate for candidate in quick if candidate.backend.name == "eager"] if self._slow else []
@@ -126,7 +127,7 @@ class Search:
     def _candidates(self) -> list[Candidate]:
         settings = self.settings
         dear = self.contest.sample_seconds if self.subject.program.dynamic else 0.0  # else each size is an export
-        batch = first_batch(self.subject.sizes, dear) if self.has_batch_axis() else 1
+        batch = first_batch(self.subject.sizes, dear, self.subject.exported.smallest) if self.has_batch_axis() else 1
         shape = Configuration(backend="", batch=batch, threads=settings.threads, device=settings.device)
         forms = [*self.subject.forms, *(["channels-last"] if self.subject.may_be_channels_last else [])]
         return first_round(settings.backends, settings.precisions, shape, forms)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -15,12 +14,13 @@ from evalmode.optimization.trial import FAILED, REJECTED, Trial
 __all__ = ["SLACK_BYTES", "Scales", "peak_of"]
 
 SLACK_BYTES = 16 << 20  # arenas and pages: what the kernel counts differs by so much between equal runs
-_SHORT = 1.0  # seconds of a call that is made twice: some back ends take their memory in the second
 
 
 @dataclass
 class Scales:
     """Weighs trials, once each. `limit` is how many times plain's peak a plan may need, None for no limit.
+
+    Plain and plans are called as often, `calls` times: some back ends take their memory in the second call.
 
     Units: bytes; `plain_peak` is None before the first trial, and where the kernel does not say.
     """
@@ -28,7 +28,7 @@ class Scales:
     subject: Subject
     limit: float | None = 1.0
     plain_peak: int | None = None
-    clock: Callable[[], float] = time.perf_counter
+    calls: int = 2
 
     def measure(self, trial: Trial) -> None:
         """Weigh a trial, whatever was measured of it before.
@@ -37,11 +37,11 @@ class Scales:
         """
         size = max(self.subject.sizes)
         if self.plain_peak is None:
-            working = peak_bytes_of(_twice(self.subject.plain(size), self.clock))
+            working = peak_bytes_of(_repeated(self.subject.plain(size), self.calls))
             if working is None:
                 return
             self.plain_peak = self.subject.weight_bytes() + working
-        trial.peak_bytes = peak_of(trial, self.subject, size, self.clock)
+        trial.peak_bytes = peak_of(trial, self.subject, size, self.calls)
 
     def excess(self, trial: Trial) -> str:
         """Why a trial that was weighed needs too much memory; empty where it does not, or where nothing is known."""
@@ -65,7 +65,7 @@ class Scales:
             trial.exclude(REJECTED, f"rejected: {problem}")
 
 
-def peak_of(trial: Trial, subject: Subject, size: int, clock: Callable[[], float] = time.perf_counter) -> int | None:
+def peak_of(trial: Trial, subject: Subject, size: int, calls: int = 2) -> int | None:
     """The peak of a plan while it answers a batch of `size`: what its executors hold, and what the call needs beside.
 
     Executors are loaded from their payloads where they have them, so that nothing of the build is counted; nor is what
@@ -81,17 +81,15 @@ def peak_of(trial: Trial, subject: Subject, size: int, clock: Callable[[], float
         tidy()
         after = resident_bytes()
         predictor = replace(trial, executors=executors).predictor(subject, stable=False)
-        working = peak_bytes_of(_twice(lambda: predictor.predict(batch), clock))
+        working = peak_bytes_of(_repeated(lambda: predictor.predict(batch), calls))
     if before is None or after is None or working is None:
         return None
     return (max(after - before, 0) if anew else subject.weight_bytes()) + working
 
 
-def _twice(call: Callable[[], object], clock: Callable[[], float]) -> Callable[[], None]:
+def _repeated(call: Callable[[], object], calls: int) -> Callable[[], None]:
     def run() -> None:
-        begin = clock()
-        call()
-        if clock() - begin < _SHORT:
+        for _ in range(calls):
             call()
 
     return run

@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from evalmode.backends.backend import Chunk, Executor
 from evalmode.errors import BatchError, OptimizationError
-from evalmode.observe.tree import same_bits
+from evalmode.observe.tree import describe, same_bits
 from evalmode.predictor.canonical import InputCheck, canonical
 from evalmode.predictor.decomposition import Decomposition
 from evalmode.predictor.non_finite import answered_with_nan, broken_samples
@@ -58,8 +58,9 @@ class Execution:
         self._output_axes = tuple(tensor.axis for tensor in plan.outputs)
         self._batched = any(axis is not None for axis in self._input_axes)
         self._shared_outputs = tuple(number for number, axis in enumerate(self._output_axes) if axis is None)
-        large = sum(math.prod(tensor.at(plan.sizes[0])) * tensor.torch_dtype.itemsize for tensor in plan.outputs)
-        self._large = large >= _LARGE and not any(self._output_axes) and not self._shared_outputs and not plan.padded
+        large = sum(math.prod(tensor.at(plan.sizes[-1])) * tensor.torch_dtype.itemsize for tensor in plan.outputs)
+        whole = any(self._output_axes) or bool(self._shared_outputs) or plan.padded is not None
+        self._large = large >= _LARGE and not whole and self._device.type == "cpu"
 
     def __call__(self, inputs: Sequence[Tensor], sizes: Sequence[int] | None = None) -> list[Tensor]:
         """The outputs of all samples; `sizes` are the executions to use instead of the cheapest ones."""
@@ -161,6 +162,7 @@ class Execution:
                 places = tuple(tensor.narrow(0, each, size) for tensor in room) if each + size <= samples else ()
                 written = bool(places) and executor.run_into(chunk, places)
                 yield size, None if written else executor.run([chunk])[0]
+                del chunk, places
 
     def _chunk(self, inputs: list[Tensor], start: int, size: int, samples: int) -> Chunk:
         if start + size <= samples:
@@ -198,9 +200,21 @@ class Execution:
             if axis is None:
                 self._require_agreement(number, [joined[number], output])
                 continue
+            self._require_room(number, output, joined[number])
             kept = min(output.shape[axis], samples - done)
             whole = kept == output.shape[axis]
             joined[number].narrow(axis, done, kept).copy_(output if whole else output.narrow(axis, 0, kept))
+
+    def _require_room(self, number: int, output: Tensor, room: Tensor) -> None:
+        axis = self._output_axes[number] or 0
+        rest = (*output.shape[:axis], *output.shape[axis + 1 :])
+        if output.dtype is room.dtype and rest == (*room.shape[:axis], *room.shape[axis + 1 :]):
+            return
+        raise OptimizationError(
+            f"output {self._plan.outputs[number].name} is {describe(output)} in one execution",
+            expected=f"as in the others: {describe(room)} for all samples",
+            fix="return outputs whose shape and dtype do not depend on what runs together",
+        )
 
     def _require_agreement(self, number: int, pieces: list[Tensor]) -> None:
         if all(same_bits(piece, pieces[0]) for piece in pieces[1:]):
