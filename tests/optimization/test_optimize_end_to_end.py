@@ -17,15 +17,19 @@ from evalmode.backends.backend import Backend, Chunk, Executor
 from evalmode.backends.configuration import Configuration
 from evalmode.backends.program import Program
 from evalmode.errors import (
+    ArtifactError,
     BatchError,
+    EvalmodeWarning,
     NotAModuleError,
     OptimizationError,
     StalePredictorError,
     UnstableModelError,
     UsageError,
 )
+from evalmode.observe.tree import same_bits
 from evalmode.optimization import optimizer, outcome
 from evalmode.optimization.plan_cache import read_plan
+from evalmode.predictor.plan import NonFinite
 
 Change = Callable[[Chunk, Chunk, int], Sequence[Tensor]]
 
@@ -202,7 +206,7 @@ def test_answers_to_nan_are_nan_where_a_back_end_drops_it(plant: Callable[..., N
     model = Slow()
     fast = evalmode.optimize(model, BATCH, backends=["dropping"], budget_s=20)
     assert plan_of(fast, "dropping").outcome == "chosen"
-    assert fast.plan.answers_nan
+    assert fast.plan.non_finite == NonFinite("nan", minus=(0,))
     broken = BATCH.clone()
     broken[2, 3], broken[5, 0] = torch.nan, torch.inf
     with torch.no_grad():
@@ -210,6 +214,74 @@ def test_answers_to_nan_are_nan_where_a_back_end_drops_it(plant: Callable[..., N
     answers = fast(broken)
     assert torch.equal(answers.isnan(), expected.isnan())
     assert torch.equal(answers[[0, 1, 3, 4, 6, 7]], fast(BATCH)[[0, 1, 3, 4, 6, 7]])
+
+
+class Closing(nn.Module):
+    """A gate, which closes at infinity, and a decision: numbers where other models say NaN."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.slow = Slow()
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        found = self.slow(x.sigmoid())
+        return found, found.argmax(1)
+
+
+def test_the_model_answers_infinity_itself_where_a_back_end_does_not(
+    plant: Callable[..., None], tmp_path: Path
+) -> None:
+    def lost(inputs: Chunk, outputs: Chunk, batch: int) -> Sequence[Tensor]:
+        bad = (~inputs[0].isfinite()).any(1)
+        return [outputs[0].masked_fill(bad[:, None], torch.nan), outputs[1].masked_fill(bad, 2)]
+
+    plant(planted("lost", lost))
+    model = Closing()
+    fast = evalmode.optimize(model, BATCH, backends=["lost"], budget_s=20)
+    assert plan_of(fast, "lost").outcome == "chosen"
+    assert fast.plan.non_finite == NonFinite("plain", minus=(0,))
+    broken = BATCH.repeat(3, 1)
+    broken[2, 3], broken[5, 0], broken[9, 1] = torch.nan, torch.inf, -torch.inf
+    with torch.no_grad():
+        expected = model.eval()(broken)
+    answers = fast(broken)
+    torch.testing.assert_close(answers[0], expected[0], equal_nan=True)
+    assert torch.equal(answers[1], expected[1])
+    for row in (2, 5, 9, 10):  # alone, and beside others: the same bits
+        alone = fast(broken[row : row + 1])
+        assert all(same_bits(one[0], many[row]) for one, many in zip(alone, answers, strict=True))
+    with pytest.raises(ArtifactError, match="cannot be written"):  # the planted back end writes no files
+        fast.save(tmp_path / "model.evalmode")
+
+
+def test_a_file_without_the_model_refuses_what_the_model_itself_answers(tmp_path: Path) -> None:
+    """ONNX Runtime's LSTM answers NaN to one infinity, where the gates of the model close."""
+    pytest.importorskip("onnxruntime")
+
+    class Reader(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.lstm, self.head = nn.LSTM(16, 48, batch_first=True), nn.Linear(48, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.lstm(x)[0][:, -1])
+
+    torch.manual_seed(0)
+    model, batch = Reader().eval(), torch.randn(4, 24, 16)
+    fast = evalmode.optimize(model, batch, backends=["onnxruntime"], budget_s=20, memory=None)
+    if fast.plan.configurations[0].backend != "onnxruntime":
+        pytest.skip("plain eager was faster here")
+    assert fast.plan.non_finite is not None and fast.plan.non_finite.answer == "plain"
+    broken = batch.clone()
+    broken[1, 3, 2] = torch.inf
+    with torch.no_grad():
+        torch.testing.assert_close(fast(broken), model(broken), atol=1e-5, rtol=1e-4)
+    with pytest.warns(EvalmodeWarning, match="refuses them"):
+        fast.save(tmp_path / "model.evalmode")
+    loaded = evalmode.load(tmp_path / "model.evalmode")
+    assert torch.equal(loaded(batch), fast(batch))
+    with pytest.raises(BatchError, match="sample 1 holds NaN or infinity"):
+        loaded(broken)
 
 
 def test_the_model_is_left_as_it_was() -> None:

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from evalmode.optimization.race import Race, sign_test
+from evalmode.optimization.race import Race, sign_test, t_test
 
 
 class Clock:
@@ -107,6 +107,32 @@ def test_the_sign_test_is_scipys(wins: int, losses: int) -> None:
     else:
         expected = stats.binomtest(wins, wins + losses, 0.5, alternative="greater").pvalue
         assert sign_test(wins, losses) == pytest.approx(expected, rel=1e-9)
+
+
+@settings(max_examples=100)
+@given(values=st.lists(st.floats(-5, 5).map(lambda value: round(value, 3)), min_size=2, max_size=30))
+def test_the_t_test_is_scipys(values: list[float]) -> None:
+    if len(set(values)) == 1:
+        assert t_test(values) == (0.0 if values[0] < 0 else 1.0)
+    else:
+        expected = stats.ttest_1samp(values, 0, alternative="less").pvalue
+        assert t_test(values) == pytest.approx(expected, rel=1e-6, abs=1e-12)
+
+
+def test_of_one_value_the_t_test_says_nothing() -> None:
+    assert t_test([-3.0]) == t_test([]) == 1.0
+
+
+@pytest.mark.parametrize(("faster", "sure"), [(0.8, True), (0.995, False)])
+def test_few_rounds_are_enough_for_a_clear_winner(faster: float, sure: bool) -> None:
+    """Long calls leave no time for the seven rounds of a sign test."""
+    race = race_of(Clock(seed=3, noise=0.05), keep=("plain", "fast"), plain=4.0, fast=4.0 * faster)
+    race.run(seconds=0, least=3)
+    assert not race.surely_faster("fast", "plain", comparisons=3)
+    race.run(seconds=0, least=1)
+    assert len(race.times["fast"]) == 4
+    assert race.surely_faster("fast", "plain", comparisons=3) is sure
+    assert not race.surely_faster("plain", "fast", comparisons=3)
 
 
 def test_who_enters_later_is_compared_over_the_rounds_that_both_ran() -> None:

@@ -227,6 +227,7 @@ _EDGES: dict[str, Callable[[Tensor], Tensor]] = {
     "1,000,000 times larger": lambda row: row * 1e6,
     "a large constant": _full(lambda row: row.abs().max() * 100 + 100),
     "both infinities": lambda row: _with(-math.inf, last=True)(_with(math.inf)(row)),
+    "one minus infinity": _with(-math.inf),
     "negated": torch.neg,
     "denormal": _denormal,
     "NaN throughout": lambda row: torch.full_like(row, math.nan),
@@ -242,7 +243,9 @@ def _edge_kinds(leaves: Sequence[Leaf]) -> list[str]:
     if "values" in roles:
         floating = [leaf.given for leaf in leaves if leaf.role == "values" and leaf.axis is not None]
         signed = any(tensor.is_complex() or bool((tensor < 0).any()) for tensor in floating)
-        kinds.extend(kind for kind in _EDGES if signed or kind not in {"negated", "both infinities"})
+        kinds.extend(
+            kind for kind in _EDGES if signed or kind not in {"negated", "both infinities", "one minus infinity"}
+        )
     if "integers" in roles:
         kinds.extend(("the smallest value everywhere", "the largest value everywhere"))
     if "mask" in roles:

@@ -52,18 +52,31 @@ class Samples:
         return Samples(self.at(positions), self.axes, tuple(self.kinds[position] for position in positions))
 
     def finite(self) -> list[bool]:
-        """Of each sample, whether its inputs hold neither NaN nor positive infinity; negative infinity is a mask's."""
+        """Of each sample, whether its inputs hold neither NaN nor infinity.
+
+        Minus infinity is a value like others in an input of which a given sample holds it: masks are made of it.
+        """
         sound = [True] * len(self)
         for tensor, axis in zip(self.inputs, self.axes, strict=True):
             if not (tensor.is_floating_point() or tensor.is_complex()):
                 continue
-            bad = tensor.isnan() if tensor.is_complex() else tensor.isnan() | (tensor == torch.inf)
+            bad = ~tensor.isfinite()
+            if self._masks(tensor, axis):
+                bad &= tensor != -torch.inf
             if axis is None:
-                sound = [known and not bool(bad.any()) for known in sound]
+                found = [bool(bad.any())] * len(self)
             else:
-                rows = bad.movedim(axis, 0).reshape(len(self), -1).any(1).tolist()
-                sound = [known and not row for known, row in zip(sound, rows, strict=True)]
+                found = bad.movedim(axis, 0).reshape(len(self), bad.numel() // len(self)).any(1).tolist()
+            sound = [known and not row for known, row in zip(sound, found, strict=True)]
         return sound
+
+    def _masks(self, tensor: Tensor, axis: int | None) -> bool:
+        """Whether given samples hold minus infinity in this input."""
+        if tensor.is_complex():
+            return False
+        given = [place for place, kind in enumerate(self.kinds) if kind == "given"]
+        own = tensor if axis is None else tensor.index_select(axis, torch.tensor(given, device=tensor.device).long())
+        return bool((own == -torch.inf).any())
 
 
 def executions(order: Sequence[int], size: int) -> Iterator[list[int]]:

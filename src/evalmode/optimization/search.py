@@ -15,6 +15,7 @@ from evalmode.backends.configuration import Configuration
 from evalmode.optimization.candidates import QUICK, Candidate, first_batch, first_round, variations
 from evalmode.optimization.contest import PLAIN, Contest
 from evalmode.optimization.judge import Judge
+from evalmode.optimization.race import FEWEST_FOR_T
 from evalmode.optimization.search_settings import SearchSettings
 from evalmode.optimization.shares import DECISIVE, for_judging, for_the_end, for_the_judge
 from evalmode.optimization.small_callers import add_small_size
@@ -212,23 +213,22 @@ class Search:
         """Memory, which takes least time, then the gate and stability: what fails one of them is out."""
         self.scales.exclude_if_too_heavy(trial)
         if trial.running and self.holds(trial):
+            self.scales.exclude_if_too_heavy(trial)  # with the model beside it, it may be
+        if trial.running:
             trial.outcome = VERIFIED
             if self.settings.stable:
                 self._serve_small_callers(trial)
 
     def holds(self, trial: Trial) -> bool:
         """Whether a trial passes the gate and, where that is asked for, is stable; if not, it is out, and says why."""
-        runs = trial.runs(self.subject)
-        trial.verification = self.judge.verify(runs, self.contest.predictor(trial))
-        if trial.verification.only_non_finite:
-            trial.answers_nan = True
+        trial.verification = self.judge.verify(trial.runs(self.subject), self.contest.predictor(trial))
+        while trial.verification.only_non_finite and trial.see_to_non_finite(self.subject):
             self.contest.renew(trial)
-            runs = trial.runs(self.subject)
-            trial.verification = self.judge.verify(runs, self.contest.predictor(trial))
+            trial.verification = self.judge.verify(trial.runs(self.subject), self.contest.predictor(trial))
         if not trial.verification.accepted:
             trial.exclude(REJECTED, f"rejected: {trial.verification.reason}")
             return False
-        problem = self.judge.instability(runs) if self.settings.stable else ""
+        problem = self.judge.instability(trial.runs(self.subject)) if self.settings.stable else ""
         if problem:
             trial.exclude(UNSTABLE, f"unstable: {problem}")
         return not problem
@@ -272,10 +272,9 @@ class Search:
         if finalists:
             self._say("last race", 0, None)
             self.contest.only(finalists)
-            each = self.contest.round_seconds(finalists)
-            affordable = int(max(self.left, self._end) / max(each, 1e-9))
-            wanted = DECISIVE - min(map(self.contest.rounds_beside_plain, finalists))
-            least = min(max(_FEWEST_ROUNDS, affordable), max(_FEWEST_ROUNDS, wanted))
+            affordable = int(max(self.left, 0.0) / max(self.contest.round_seconds(finalists), 1e-9))
+            known = min(map(self.contest.rounds_beside_plain, finalists))
+            least = max(1, FEWEST_FOR_T - known, min(affordable, DECISIVE - known))
             self.contest.run(self.left, rounds=_LAST_ROUNDS, least=least)
             self._decide(finalists)
             for trial in self.contest.ranked(finalists):

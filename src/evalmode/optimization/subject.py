@@ -16,7 +16,7 @@ from evalmode.optimization.exporting import Exported
 from evalmode.optimization.rewriting import apply_passes
 from evalmode.predictor.arguments import call_kind, parameters_of
 from evalmode.predictor.calling import arguments_of
-from evalmode.predictor.plan import PaddedAxis, Plan, TensorPlan, spec_of
+from evalmode.predictor.plan import NonFinite, PaddedAxis, Plan, TensorPlan, spec_of
 
 __all__ = ["Subject"]
 
@@ -174,7 +174,7 @@ class Subject:
         costs: Sequence[float],
         *,
         stable: bool,
-        answers_nan: bool = False,
+        non_finite: NonFinite | None = None,
         record: PlanRecord | None = None,
     ) -> Plan:
         """The plan that runs these configurations, the smallest execution first."""
@@ -196,7 +196,7 @@ class Subject:
             record=record,
             padded=self.padded,
             stable=stable,
-            answers_nan=answers_nan,
+            non_finite=non_finite,
         )
 
     _outputs: tuple[TensorPlan, ...] | None = None

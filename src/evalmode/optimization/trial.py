@@ -7,15 +7,20 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
+
 from evalmode.backends.backend import Chunk, Executor
+from evalmode.backends.catalog import backend_named
+from evalmode.backends.configuration import Configuration
 from evalmode.certificate import PlanRecord
 from evalmode.errors import EvalmodeError
 from evalmode.optimization.candidates import Candidate, build_estimate
 from evalmode.optimization.samples import Run
 from evalmode.optimization.subject import Subject
 from evalmode.optimization.verification import Verification
-from evalmode.predictor.non_finite import answered_with_nan, broken_samples
+from evalmode.predictor.non_finite import answered_by, answered_with_nan, broken_samples
 from evalmode.predictor.optimized import OptimizedPredictor
+from evalmode.predictor.plan import NonFinite
 
 __all__ = ["Trial", "likely_seconds", "started"]
 
@@ -28,8 +33,8 @@ _CONVERTED = 0.5  # of a first build: what the graph was converted to is kept fo
 class Trial:
     """A candidate with its executors by size. `outcome` is empty while it is in the running.
 
-    With `answers_nan` samples of non-finite inputs are answered with NaN around the back end, which does not by itself.
-    `too_heavy` tells that it is out for the memory it needs.
+    `non_finite` says what answers samples of non-finite inputs where the back end does not answer them as the model
+    does; `plain` runs the model itself, for that. `too_heavy` tells that it is out for the memory it needs.
     """
 
     candidate: Candidate
@@ -42,12 +47,13 @@ class Trial:
     speedup: float | None = None
     seconds: dict[int, float] = field(default_factory=dict)
     peak_bytes: int | None = None
-    answers_nan: bool = False
+    non_finite: NonFinite | None = None
+    plain: Executor | None = None
     too_heavy: bool = False
 
     def runs(self, subject: Subject) -> dict[int, Run]:
         """What runs executions, by size: as the predictor will, NaN included."""
-        if not self.answers_nan:
+        if (wanted := self.non_finite) is None:
             return {size: executor.run for size, executor in self.executors.items()}
         program = subject.program
 
@@ -55,15 +61,39 @@ class Trial:
             def answered(chunks: Sequence[Chunk]) -> list[Chunk]:
                 found = []
                 for chunk, outputs in zip(chunks, run(chunks), strict=True):
-                    broken = broken_samples(chunk, program.input_axes)
-                    if broken is not None:
-                        outputs = tuple(answered_with_nan(outputs, program.output_axes, broken))
-                    found.append(outputs)
+                    broken = broken_samples(chunk, program.input_axes, wanted.minus)
+                    if broken is None:
+                        found.append(outputs)
+                    elif self.plain is None:
+                        found.append(tuple(answered_with_nan(outputs, program.output_axes, broken)))
+                    else:
+                        parts = chunk, program.input_axes, outputs, program.output_axes
+                        found.append(tuple(answered_by(self.plain, *parts, broken)))
                 return found
 
             return answered
 
         return {size: guarded(executor.run) for size, executor in self.executors.items()}
+
+    def see_to_non_finite(self, subject: Subject) -> bool:
+        """Answer samples of non-finite inputs around the back end: with NaN, then by the model; False if both were."""
+        inputs = subject.program.inputs
+        minus = tuple(place for place, tensor in enumerate(inputs) if not bool((tensor == -torch.inf).any()))
+        if self.non_finite is None:
+            self.non_finite = NonFinite("nan", minus)
+            return True
+        if self.plain is not None or self.candidate.backend.name == "eager":
+            return False
+        size, shape = subject.exported.smallest, self.candidate.configuration
+        alone = Configuration(backend="eager", batch=size, threads=shape.threads, device=shape.device)
+        try:
+            self.plain = backend_named("eager").build(subject.program_for(size, ""), alone)
+        except EvalmodeError:
+            return False
+        self.non_finite = NonFinite("plain", minus)
+        if self.peak_bytes is not None:
+            self.peak_bytes += subject.weight_bytes()
+        return True
 
     @property
     def running(self) -> bool:
@@ -82,7 +112,7 @@ class Trial:
 
     def close(self) -> None:
         """Give back its executors."""
-        for executor in self.executors.values():
+        for executor in (*self.executors.values(), *([self.plain] if self.plain is not None else [])):
             executor.close()
         self.executors = {}
 
@@ -92,11 +122,12 @@ class Trial:
         configurations = [self.executors[size].configuration for size in sizes]
         costs = [self.costs.get(size, float(size)) for size in sizes]
         record = parts.pop("record", None)
-        plan = subject.plan(configurations, costs, stable=stable, answers_nan=self.answers_nan, record=record)
+        plan = subject.plan(configurations, costs, stable=stable, non_finite=self.non_finite, record=record)
         return OptimizedPredictor(
             plan,
             [self.executors[size] for size in sizes],
             outputs=subject.exported.output_structure,
+            plain=self.plain,
             **parts,
         )
 

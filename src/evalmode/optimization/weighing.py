@@ -69,7 +69,8 @@ def peak_of(trial: Trial, subject: Subject, size: int, calls: int = 2) -> int | 
     """The peak of a plan while it answers a batch of `size`: what its executors hold, and what the call needs beside.
 
     Executors are loaded from their payloads where they have them, so that nothing of the build is counted; nor is what
-    loading needs for a moment, as it is not of plain. Of others what they hold is taken to be the model's weights.
+    loading needs for a moment, as it is not of plain. Of others what they hold is taken to be the model's weights, and
+    so of the model itself where it runs beside the plan.
 
     Units: bytes; None where the kernel does not say.
     """
@@ -84,7 +85,8 @@ def peak_of(trial: Trial, subject: Subject, size: int, calls: int = 2) -> int | 
         working = peak_bytes_of(_repeated(lambda: predictor.predict(batch), calls))
     if before is None or after is None or working is None:
         return None
-    return (max(after - before, 0) if anew else subject.weight_bytes()) + working
+    held = max(after - before, 0) if anew else subject.weight_bytes()
+    return held + working + (subject.weight_bytes() if trial.plain is not None else 0)
 
 
 def _repeated(call: Callable[[], object], calls: int) -> Callable[[], None]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,10 +35,11 @@ from evalmode.errors import (
 )
 from evalmode.observe.fingerprint import digest_of, environment_record
 from evalmode.predictor.artifact_file import read_sections, write_sections
-from evalmode.predictor.execution import ordinary_tensors
 from evalmode.predictor.golden import TOLERANCES, disagreement, instability
 from evalmode.predictor.manifest import Manifest, backend_of, instructions_of, manifest_from, moved, same_machine
+from evalmode.predictor.non_finite import broken_samples
 from evalmode.predictor.optimized import OptimizedPredictor
+from evalmode.predictor.ordinary import ordinary_tensors
 from evalmode.predictor.plan import Plan
 
 __all__ = ["inspect_artifact", "load", "save_artifact"]
@@ -58,12 +59,15 @@ def save_artifact(predictor: OptimizedPredictor, path: str | os.PathLike[str], *
     """
     chosen, payloads = _serialisable(predictor)
     if chosen is predictor:
-        return _written(chosen, payloads, path, verify, chosen.certificate, "")
+        written = _written(chosen, payloads, path, verify, chosen.certificate, "")
+        _warn_of_refusals(chosen, written)
+        return written
     try:
         certificate = chosen.certificate or predictor.certificate
         written = _written(chosen, payloads, path, verify, certificate, str(predictor.plan))
     finally:
         chosen.close()
+    _warn_of_refusals(chosen, written)
     warnings.warn(
         f"{predictor.plan} cannot be written into a file: {written.name} holds {chosen.plan}, the fastest verified "
         "plan that can",
@@ -122,11 +126,12 @@ def _written(
     certificate: Certificate | None,
     instead_of: str,
 ) -> Path:
-    plan = predictor.plan
+    plan = _as_written(predictor.plan)
     if predictor.probes is None:
         raise ArtifactError(
             f"{predictor!r} has no probes", expected="inputs that an artifact is tested with", fix="pass probes="
         )
+    _require_answered(plan, predictor.probes)
     outputs = predictor.run_flat(predictor.probes)
     sections, names = _sections(payloads)
     manifest = Manifest(
@@ -149,6 +154,25 @@ def _written(
     return write_sections(path, encoded, sections)
 
 
+def _warn_of_refusals(predictor: OptimizedPredictor, written: Path) -> None:
+    """Say that samples which the model itself answers beside the plan are refused once the file is loaded."""
+    if predictor.plan.non_finite is not None and predictor.plan.non_finite.answer == "plain":
+        name = predictor.plan.configurations[0].backend
+        warnings.warn(
+            f"{name} does not answer NaN and infinity as the model does: here the model answers such samples itself; "
+            f"{written.name} does not hold it, and refuses them",
+            EvalmodeWarning,
+            stacklevel=4,
+        )
+
+
+def _as_written(plan: Plan) -> Plan:
+    """The plan of a file, which does not hold the model: what the model would answer is refused."""
+    if plan.non_finite is None or plan.non_finite.answer != "plain":
+        return plan
+    return msgspec.structs.replace(plan, non_finite=msgspec.structs.replace(plan.non_finite, answer="refuse"))
+
+
 def _serialisable(predictor: OptimizedPredictor) -> tuple[OptimizedPredictor, list[bytes]]:
     payloads = _payloads(predictor)
     if payloads is None and predictor.serialisable is not None:
@@ -167,6 +191,17 @@ def _serialisable(predictor: OptimizedPredictor) -> tuple[OptimizedPredictor, li
             fix="optimise with one, as backends=['openvino', 'onnxruntime']",
         )
     return predictor, payloads
+
+
+def _require_answered(plan: Plan, probes: Sequence[Tensor]) -> None:
+    if plan.non_finite is None or plan.non_finite.answer != "refuse":
+        return
+    if broken_samples(probes, [tensor.axis for tensor in plan.inputs], plan.non_finite.minus) is not None:
+        raise ArtifactError(
+            f"{plan} cannot be written into a file: samples like those it was made with hold NaN or infinity, which "
+            f"only the model itself answers beside {plan.configurations[0].backend}",
+            expected="a batch of finite samples, or a back end that answers all of them as the model does",
+        )
 
 
 def _payloads(predictor: OptimizedPredictor) -> list[bytes] | None:

@@ -7,7 +7,6 @@ execution is filled up with samples of the same call, whose outputs are dropped.
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,10 +21,11 @@ from evalmode.errors import BatchError, OptimizationError
 from evalmode.observe.tree import describe, same_bits
 from evalmode.predictor.canonical import InputCheck, canonical
 from evalmode.predictor.decomposition import Decomposition
-from evalmode.predictor.non_finite import answered_with_nan, broken_samples
-from evalmode.predictor.plan import PaddedAxis, Plan
+from evalmode.predictor.non_finite import answered_by, answered_with_nan, broken_samples
+from evalmode.predictor.ordinary import nothing_on, ordinary_tensors
+from evalmode.predictor.plan import NonFinite, PaddedAxis, Plan
 
-__all__ = ["Execution", "ordinary_tensors"]
+__all__ = ["Execution"]
 
 _LARGE = 1 << 20  # bytes of the outputs of an execution that are worth being written into their place
 
@@ -35,20 +35,29 @@ class Execution:
     """Runs flat inputs by a plan. Safe to call from several threads at once; nothing of one call outlives it.
 
     `example` are flat inputs of at least one sample. They serve a call without samples where an output belongs to no
-    sample, and so cannot be made up from its shape.
+    sample, and so cannot be made up from its shape. `plain` is the model itself, for the samples that a plan leaves to
+    it.
 
     Raises, when called:
-        BatchError: an input has another dtype, device or shape than the plan, or inputs differ in their samples.
+        BatchError: an input has another dtype, device or shape than the plan, or inputs differ in their samples, or
+            hold NaN or infinity where the plan refuses them.
     """
 
-    def __init__(self, plan: Plan, executors: Mapping[int, Executor], example: Sequence[Tensor] | None = None) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        executors: Mapping[int, Executor],
+        example: Sequence[Tensor] | None = None,
+        plain: Executor | None = None,
+    ) -> None:
         self._plan = plan
         self._executors = dict(executors)
         self._example = tuple(example) if example is not None else None
         self._cutting = Decomposition(plan.sizes, plan.costs)
         self._device = plan.device
         self._padded = plan.padded
-        self._answers_nan = plan.answers_nan
+        self._non_finite = plan.non_finite
+        self._plain = plain
         padded = {(padding.tensor, padding.axis) for padding in plan.padded.inputs} if plan.padded else set()
         self._checks = tuple(
             InputCheck(tensor, plan.device, {axis for number, axis in padded if number == position})
@@ -65,18 +74,45 @@ class Execution:
     def __call__(self, inputs: Sequence[Tensor], sizes: Sequence[int] | None = None) -> list[Tensor]:
         """The outputs of all samples; `sizes` are the executions to use instead of the cheapest ones."""
         samples = self._checked(inputs)
-        if _nothing_on(self._device.type, inputs):  # executors see to themselves; a block would cost microseconds
+        if nothing_on(self._device.type, inputs):  # executors see to themselves; a block would cost microseconds
             return self._answers(inputs, samples, sizes)
         with ordinary_tensors(self._device.type):
             return self._answers(inputs, samples, sizes)
 
     def _answers(self, inputs: Sequence[Tensor], samples: int | None, sizes: Sequence[int] | None) -> list[Tensor]:
-        broken = broken_samples(inputs, self._input_axes) if self._answers_nan and samples else None
+        if self._non_finite is not None and samples != 0:
+            return self._around_non_finite(inputs, samples, sizes, self._non_finite)
+        return self._run_all(inputs, samples, sizes)
+
+    def _run_all(self, inputs: Sequence[Tensor], samples: int | None, sizes: Sequence[int] | None) -> list[Tensor]:
         if self._padded is not None:
-            outputs = self._run_padded(inputs, samples, self._padded, sizes)
-        else:
-            outputs = self._run([canonical(tensor) for tensor in inputs], samples, sizes)
-        return outputs if broken is None else answered_with_nan(outputs, self._output_axes, broken)
+            return self._run_padded(inputs, samples, self._padded, sizes)
+        return self._run([canonical(tensor) for tensor in inputs], samples, sizes)
+
+    def _around_non_finite(
+        self, inputs: Sequence[Tensor], samples: int | None, sizes: Sequence[int] | None, wanted: NonFinite
+    ) -> list[Tensor]:
+        """The back end answers what it answers as the model does; broken samples are seen to beside it."""
+        broken = broken_samples(inputs, self._input_axes, wanted.minus)
+        if broken is not None and wanted.answer == "refuse":
+            self._refuse_broken(broken)
+        outputs = self._run_all(inputs, samples, sizes)
+        if broken is None:
+            return outputs
+        if wanted.answer == "nan" or self._plain is None:
+            return answered_with_nan(outputs, self._output_axes, broken)
+        return answered_by(self._plain, inputs, self._input_axes, outputs, self._output_axes, broken)
+
+    def _refuse_broken(self, broken: Tensor) -> None:
+        places = broken.nonzero()[:, 0].tolist()
+        named = f"sample {places[0]} holds" if len(broken) > 1 else "the inputs hold"
+        more = f" ({len(places)} of {len(broken)} samples)" if len(places) > 1 else ""
+        raise BatchError(
+            f"{named} NaN or infinity{more}, which {self._plan.configurations[0].backend} does not answer as the model "
+            "does",
+            expected="finite inputs: the file of this plan does not hold the model, which answers others",
+            fix="leave such samples out, or use the predictor that evalmode.optimize(model, batch) gives",
+        )
 
     def _checked(self, inputs: Sequence[Tensor]) -> int | None:
         """How many samples the inputs hold; None where no input has samples."""
@@ -276,47 +312,3 @@ def _room(output: Tensor, axis: int | None, samples: int) -> Tensor:
         return output
     shape = (*output.shape[:axis], samples, *output.shape[axis + 1 :])
     return torch.empty(shape, dtype=output.dtype, device=output.device)
-
-
-@contextlib.contextmanager
-def _outside_inference_mode() -> Iterator[None]:
-    with torch.inference_mode(False), torch.no_grad():
-        yield
-
-
-@contextlib.contextmanager
-def _without_autocast(kinds: Sequence[str]) -> Iterator[None]:
-    with contextlib.ExitStack() as stack:
-        for kind in kinds:
-            stack.enter_context(torch.autocast(kind, enabled=False))
-        stack.enter_context(_outside_inference_mode())
-        yield
-
-
-def _nothing_on(device: str, inputs: Sequence[Tensor]) -> bool:
-    """Whether what is made of these inputs are ordinary tensors without a graph, with no block around it."""
-    if torch.is_inference_mode_enabled() or torch.is_autocast_enabled("cpu"):
-        return False
-    if device != "cpu" and torch.is_autocast_enabled(device):
-        return False
-    for tensor in inputs:  # noqa: SIM110 - this runs for every call, and a generator takes three times as long
-        if tensor.requires_grad:
-            return False
-    return True
-
-
-def ordinary_tensors(device: str) -> contextlib.AbstractContextManager[object]:
-    """A block that gives what `no_grad` gives, whatever the caller has on: inference mode, autocast, gradients.
-
-    What is made inside are ordinary tensors without a graph: they may take part in training afterwards, as the outputs
-    of `torch.no_grad()` may.
-
-    Example:
-        >>> with torch.inference_mode(), ordinary_tensors("cpu"):
-        ...     torch.ones(1).is_inference()
-        False
-    """
-    on_device = device != "cpu" and torch.is_autocast_enabled(device)
-    if on_device or torch.is_autocast_enabled("cpu"):
-        return _without_autocast(["cpu", device] if on_device else ["cpu"])
-    return _outside_inference_mode() if torch.is_inference_mode_enabled() else torch.no_grad()

@@ -37,7 +37,8 @@ class OptimizedPredictor(Predictor):
 
     Parameters: `executors` are those of the plan's configurations, in their order; `outputs` builds outputs of their
     own classes, where they are at hand; `probes` are flat inputs of a few samples, kept for the artifact; `golden` is
-    how far their outputs may be off on another machine; `model` is what it was built from, and is not held;
+    how far their outputs may be off on another machine; `model` is what it was built from, and is not held; `plain`
+    runs the model itself, for the samples that the plan leaves to it;
     `serialisable` makes another predictor of the same model to save in place of this one, if this one cannot be; it is
     closed once it is saved.
 
@@ -56,6 +57,7 @@ class OptimizedPredictor(Predictor):
         probes: Sequence[Tensor] | None = None,
         golden: float | None = None,
         model: nn.Module | None = None,
+        plain: Executor | None = None,
         serialisable: Serialisable | None = None,
     ) -> None:
         if tuple(executor.configuration for executor in executors) != plan.configurations:
@@ -63,8 +65,14 @@ class OptimizedPredictor(Predictor):
                 f"the executors run {', '.join(str(executor.configuration) for executor in executors) or 'nothing'}",
                 expected=", ".join(map(str, plan.configurations)),
             )
+        if (plain is not None) != (plan.non_finite is not None and plan.non_finite.answer == "plain"):
+            raise UsageError(
+                f"plain is {plain!r} for a plan that answers NaN and infinity by {plan.non_finite}",
+                expected="the model's own executor where the plan leaves samples to it, and only there",
+            )
         self._plan = plan
         self._executors = tuple(executors)
+        self._plain = plain
         self._input_form = Structure(plan.input_form)
         self._output_form = outputs if outputs is not None else Structure(plan.output_form)
         self._signature = plan.signature
@@ -74,7 +82,7 @@ class OptimizedPredictor(Predictor):
         self._serialisable = serialisable
         self._closed = False
         sized = zip(plan.sizes, executors, strict=True)
-        self._execution = Execution(plan, dict(sized), self._probes)
+        self._execution = Execution(plan, dict(sized), self._probes, plain)
         self._execution.require_shared_outputs()
         if model is not None:
             derived.register(model, self)
@@ -189,7 +197,7 @@ class OptimizedPredictor(Predictor):
         if not self._closed:
             self._closed = True
             derived.unregister(self)
-            for executor in self._executors:
+            for executor in (*self._executors, *([self._plain] if self._plain is not None else [])):
                 executor.close()
 
     def __reduce__(self) -> tuple[Any, ...]:

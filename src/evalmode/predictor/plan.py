@@ -14,7 +14,7 @@ from evalmode.predictor.form import MappingNode, Node, SequenceNode
 from evalmode.predictor.signature import Signature, TensorSpec
 from evalmode.predictor.structure import Structure
 
-__all__ = ["AxisPadding", "PaddedAxis", "Plan", "TensorPlan", "spec_of"]
+__all__ = ["AxisPadding", "NonFinite", "PaddedAxis", "Plan", "TensorPlan", "spec_of"]
 
 _DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in vars(torch).values() if isinstance(dtype, torch.dtype)}
 _LARGEST_EXECUTION = 2**20  # samples
@@ -98,15 +98,26 @@ class PaddedAxis(msgspec.Struct, frozen=True):
             raise ValueError("a padded axis has at least one place, and finite padding")
 
 
+class NonFinite(msgspec.Struct, frozen=True):
+    """What answers samples whose inputs hold NaN or infinity, where the back end does not answer them as the model.
+
+    `"nan"`: NaN, which the model would give; `"plain"`: the model itself, each sample alone; `"refuse"`: nothing, where
+    the model is not at hand. Minus infinity counts in the inputs at the positions `minus`: masks are made of it, so
+    elsewhere it is a value like others.
+    """
+
+    answer: Literal["nan", "plain", "refuse"]
+    minus: tuple[int, ...] = ()
+
+
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """What a predictor runs.
 
     `configurations` are its execution shapes, the smallest first, all of one class: whichever of them runs a sample,
     its bits are the same; `costs` are the seconds of one execution of each. `input_form` and `output_form` are the
     trees around the tensors; `call` and `parameters` tell how it is called. `weights` is the fingerprint of the model,
-    `record` the line of the plan in the certificate. With `stable=False` bits may depend on the companions. With
-    `answers_nan` samples whose inputs hold NaN or plus infinity are answered with NaN, as by the model, where the back
-    end by itself does not.
+    `record` the line of the plan in the certificate. With `stable=False` bits may depend on the companions.
+    `non_finite` is None where the back end answers NaN and infinity as the model does.
 
     Raises:
         ValueError: the parts do not fit together.
@@ -124,7 +135,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     record: PlanRecord | None = None
     padded: PaddedAxis | None = None
     stable: bool = True
-    answers_nan: bool = False
+    non_finite: NonFinite | None = None
 
     def __post_init__(self) -> None:
         sizes = self.sizes
@@ -145,6 +156,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
         self._check_call()
         if self.padded is not None:
             self._check_padding(self.padded)
+        if self.non_finite is not None and not all(0 <= place < len(self.inputs) for place in self.non_finite.minus):
+            raise ValueError(f"minus infinity of inputs {self.non_finite.minus} of {len(self.inputs)}")
 
     def _check_call(self) -> None:
         form = self.input_form
