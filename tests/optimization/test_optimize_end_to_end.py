@@ -328,6 +328,98 @@ def test_a_plan_is_remembered_and_verified_anew(
     assert third.certificate.optimization.chosen.outcome == "plain"
 
 
+def test_a_plan_of_other_code_is_not_taken(
+    plant: Callable[..., None], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("EVALMODE_CACHE", str(tmp_path))
+    plant(planted("quick"))
+
+    class Other(Slow):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x).neg()
+
+    evalmode.optimize(Slow(), BATCH, backends=["quick"], budget_s=20)
+    for model, forward in ((Other(), None), (Slow(), lambda model, batch: model(batch))):
+        fast = evalmode.optimize(model, BATCH, forward=forward, backends=["quick"], budget_s=20)
+        assert "earlier search" not in " ".join(fast.certificate.optimization.notes)
+
+
+@pytest.mark.parametrize("again", ["refresh", "cache"])
+def test_what_could_be_saved_can_be_saved_again(again: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A plan that is taken over brings no other candidates with it: they are searched for when they are wanted."""
+    pytest.importorskip("openvino")
+    monkeypatch.setenv("EVALMODE_CACHE", str(tmp_path / "cache"))
+    model, settings = nn.Linear(12, 3), {"backends": ["eager", "openvino"], "budget_s": 8}
+    fast = evalmode.optimize(model, BATCH, **settings)
+    if fast.plan.configurations[0].backend != "eager":
+        pytest.skip("plain eager was slower here")
+    fast = evalmode.refresh(fast, model) if again == "refresh" else evalmode.optimize(model, BATCH, **settings)
+    with pytest.warns(EvalmodeWarning, match="the fastest verified plan that can"):
+        fast.save(tmp_path / "model.evalmode")
+    torch.testing.assert_close(evalmode.load(tmp_path / "model.evalmode")(BATCH), fast(BATCH), atol=1e-5, rtol=1e-4)
+
+
+def test_inputs_are_never_written_into() -> None:
+    class Writing(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.mul_(2).sum(1, keepdim=True)
+
+    fast = evalmode.optimize(Writing(), BATCH.clone(), backends=["eager"], budget_s=5)
+    for samples in (1, 8, 11):
+        given = BATCH.repeat(2, 1)[:samples]
+        kept = given.clone()
+        assert torch.equal(fast(given), 2 * kept.sum(1, keepdim=True))
+        assert torch.equal(given, kept)
+
+
+@pytest.mark.parametrize("stable", [True, False])
+def test_the_random_streams_stay_where_they_were(stable: bool) -> None:
+    class Drawing(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return functional.dropout(x, 0.5, training=True)
+
+    before = torch.get_rng_state()
+    try:
+        evalmode.optimize(Drawing(), BATCH, backends=["eager"], budget_s=5, stable=stable)
+    except UnstableModelError:
+        assert stable
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize(
+    "forward",
+    [lambda model, batch: model(batch)[batch[:, 0] > 0], lambda model, batch: model(batch)[batch.isfinite().all(1)]],
+    ids=["some are dropped", "NaN is dropped"],
+)
+def test_an_answer_without_a_row_for_each_sample_is_refused(forward: Callable[..., Tensor]) -> None:
+    with pytest.raises(OptimizationError):
+        evalmode.optimize(nn.Linear(12, 3), BATCH, forward=forward, backends=["eager"], budget_s=5)
+
+
+def test_an_answer_without_tensors_is_refused() -> None:
+    with pytest.raises(OptimizationError, match="hold no tensor"):
+        evalmode.optimize(nn.Linear(12, 3), BATCH, forward=lambda model, batch: None, backends=["eager"], budget_s=5)
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"memory": -1}, "memory"),
+        ({"memory": float("nan")}, "memory"),
+        ({"memory": True}, "memory"),
+        ({"device": "nonsense"}, "device"),
+        ({"device": 3.5}, "device"),
+        ({"backends": [3]}, "backends"),
+        ({"backends": 5}, "backends"),
+        ({"objective": ["latency"]}, "objective"),
+        ({"batch_sizes": [10**9]}, "batch size"),
+    ],
+)
+def test_settings_that_mean_nothing_are_refused(settings: dict[str, Any], named: str) -> None:
+    with pytest.raises(UsageError, match=named):
+        evalmode.optimize(nn.Linear(12, 3), BATCH, budget_s=5, **settings)
+
+
 def test_a_saved_plan_loads_and_gives_the_same_bits(tmp_path: Path) -> None:
     model = nn.Sequential(nn.Linear(12, 24), nn.ReLU(), nn.Linear(24, 5))
     fast = evalmode.optimize(model, BATCH, backends=["openvino"], budget_s=20, batch_sizes=[8])

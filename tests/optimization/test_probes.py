@@ -54,6 +54,7 @@ def test_edges_hold_what_they_say() -> None:
         "one NaN",
         "NaN throughout",
         "one infinity",
+        "one minus infinity",
         "both infinities",
     }
 
@@ -110,7 +111,7 @@ def test_a_mask_of_scores_keeps_its_rows() -> None:
     given_batch = causal.expand(2, 5, 5).contiguous()
     (samples,) = probe_samples((torch.randn(2, 5), given_batch), (0, 0), ("x", "bias"))
     assert all(torch.equal(row, causal) for row in samples.inputs[1])
-    assert sum(samples.finite()) == len(samples) - 4
+    assert sum(samples.finite()) == len(samples) - 5
 
 
 def test_an_input_of_no_sample_is_kept_and_then_varied() -> None:

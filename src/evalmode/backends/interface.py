@@ -46,7 +46,8 @@ class Wiring(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Interface(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The inputs of the program, what the graph computes of them, its constant outputs, and the wiring of all.
 
-    `used` are the inputs that the graph takes, in its own order.
+    `used` are the inputs that the graph takes, in its own order. `writes` says that it was tried to have outputs
+    written into given memory, and gave the same bits.
     """
 
     inputs: tuple[TensorRecord, ...]
@@ -54,6 +55,7 @@ class Interface(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     computed: tuple[TensorRecord, ...]
     constants: tuple[TensorRecord, ...]
     wiring: Wiring
+    writes: bool = False
 
     @classmethod
     def of(cls, inputs: Chunk, outputs: Chunk, constants: Chunk, wiring: Wiring, used: tuple[int, ...]) -> Interface:
@@ -72,13 +74,14 @@ class Interface(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return tuple(self.inputs[index] for index in self.used)
 
     def assembled(self, inputs: Chunk, computed: Chunk, constants: Chunk) -> Chunk:
-        """The program's outputs; inputs and constants are copied, so that no two calls share memory."""
+        """The program's outputs; inputs, constants and repetitions are copied, so that nothing shares memory."""
         if self.wiring.straight:
             return computed
         found: list[Tensor] = []
-        for kind, index in self.wiring.sources:
+        for position, (kind, index) in enumerate(self.wiring.sources):
             if kind == "computed":
-                found.append(computed[index])
+                again = (kind, index) in self.wiring.sources[:position]
+                found.append(computed[index].clone() if again else computed[index])
             else:
                 found.append((inputs if kind == "input" else constants)[index].clone())
         return tuple(found)

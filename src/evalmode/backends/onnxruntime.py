@@ -46,6 +46,7 @@ from importlib.metadata import version
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, final
 
+import msgspec
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -73,7 +74,6 @@ if TYPE_CHECKING:
 __all__ = ["ONNXRUNTIME"]
 
 _ALIGNMENT = 64  # bytes
-_LARGE = 1 << 20  # bytes of outputs that a plan may ask to have written into its memory
 _PARTS = ("interface", "constants", "model", "weights")
 _TYPES = {
     torch.float64: "double", torch.float32: "float", torch.float16: "float16", torch.int64: "int64",
@@ -147,7 +147,8 @@ class _OnnxExecutor(Executor):
         self._shapes = [record.shape for record in interface.computed]
         self._dtypes = [record.element_type for record in interface.computed]
         types = zip(session.get_outputs(), self._dtypes, strict=False)
-        self._writes = self._straight and all(value.type == f"tensor({_TYPES.get(dtype)})" for value, dtype in types)
+        self._writable = self._straight and all(value.type == f"tensor({_TYPES.get(dtype)})" for value, dtype in types)
+        self._writes = self._writable and interface.writes
         if (len(self._names), len(self._outputs)) != (len(interface.used), len(interface.computed)):
             raise BackendError("onnxruntime: the file has other inputs or outputs than the payload says")
         self._session = session
@@ -198,10 +199,12 @@ class _OnnxExecutor(Executor):
         return True
 
     def try_writing(self, inputs: Chunk, outputs: Chunk) -> None:
-        """Write large outputs into given memory only if that gives the bits of `outputs`, which `run` gave."""
-        if self._writes and sum(tensor.numel() * tensor.element_size() for tensor in outputs) >= _LARGE:
+        """Write outputs into given memory from now on only if that gives the bits of `outputs`, which `run` gave."""
+        self._writes = self._writable
+        if self._writes:
             places = tuple(torch.empty_like(tensor, memory_format=torch.contiguous_format) for tensor in outputs)
             self._writes = self.run_into(inputs, places) and all(map(same_bits, places, outputs))
+        self._interface = msgspec.structs.replace(self._interface, writes=self._writes)
 
     def _open_session(self) -> onnxruntime.InferenceSession:
         session = self._session  # read once: another thread may close it

@@ -138,7 +138,7 @@ class OpenVinoExecutor(Executor):
             raise
         except Exception as error:  # the request is not used again
             raise refusal("openvino", error, "run") from error
-        self._idle.append(request)
+        self._give_back(request)
         return self._interface.assembled(chunk, computed, self._constants)
 
     def _overlapping(self, chunks: Sequence[Chunk]) -> list[Chunk]:
@@ -166,16 +166,22 @@ class OpenVinoExecutor(Executor):
     def _finished(self, request: _Request) -> Chunk:
         request.wait()
         computed = request.outputs()
-        self._idle.append(request)
+        self._give_back(request)
         return computed
 
     def _request(self) -> _Request:
         try:
             return self._idle.pop()
         except IndexError:
-            if self._compiled is None:
+            compiled = self._compiled  # read once: another thread may close it
+            if compiled is None:
                 raise BackendError(f"{self.configuration} is closed") from None
-            return _Request(self._openvino, self._compiled, self._interface, in_place=self._in_place)
+            return _Request(self._openvino, compiled, self._interface, in_place=self._in_place)
+
+    def _give_back(self, request: _Request) -> None:
+        self._idle.append(request)
+        if self._compiled is None:  # it was closed meanwhile
+            self._idle.clear()
 
     def payload(self) -> bytes:
         """The intermediate representation, its weights, and the interface."""

@@ -49,9 +49,10 @@ class TorchExecutor(Executor):
         return undisturbed(self._device, self._fresh, chunk)
 
     def _fresh(self, chunk: Chunk) -> Chunk:
-        if self._function is None:
+        function = self._function  # read once: another thread may close it
+        if function is None:
             raise BackendError(f"{self.configuration} is closed")
-        return fresh(self._function(chunk))
+        return fresh(function(chunk))
 
     def payload(self) -> bytes | None:
         """The bytes of which the same executor can be made; None where the back end does not serialise."""
@@ -63,7 +64,8 @@ class TorchExecutor(Executor):
 
 
 def fresh(outputs: Sequence[Tensor]) -> Chunk:
-    """The outputs, copied where somebody else holds their memory: the caller, the model, or another output.
+    """The outputs, copied where somebody else holds their memory (the caller, the model, or another output), and where
+    they belong to inference mode.
 
     Example:
         >>> x = torch.zeros(3)
@@ -71,9 +73,12 @@ def fresh(outputs: Sequence[Tensor]) -> Chunk:
         >>> [output.data_ptr() == own.data_ptr() for output, own in zip(fresh((x[1:], y + 1)), (x[1:], y))]
         [False, False]
     """
-    return tuple(
-        output.detach().clone() if _held_elsewhere(output) or output.requires_grad else output for output in outputs
-    )
+    found: list[Tensor] = []
+    for output in outputs:
+        again = any(output is other for other in found)
+        own = not (again or output.requires_grad or output.is_inference() or _held_elsewhere(output))
+        found.append(output if own else output.detach().clone())
+    return tuple(found)
 
 
 def _holders(tensor: Tensor) -> int:

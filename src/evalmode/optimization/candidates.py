@@ -125,8 +125,6 @@ def variations(candidate: Candidate, sizes: Sequence[int], cores: int, *, smalle
     found += [candidate.at(batch=micro) for micro in (largest // 2, largest // 4, 1) if 1 <= micro < largest]
     if cores > 1:
         found.append(candidate.at(batch=largest, threads=1))
-    if max(sizes) > LARGEST_BATCH:
-        found.insert(0, candidate.at(batch=LARGEST_BATCH))
     held = candidate.configuration.batch * candidate.configuration.streams
     return [
         each

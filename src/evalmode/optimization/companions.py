@@ -9,14 +9,13 @@ from evalmode.errors import OptimizationError
 from evalmode.observe.batching import difference
 from evalmode.observe.wide import WideUnsupportedError
 from evalmode.optimization.agreement import same_results
-from evalmode.optimization.probes import REGULAR
+from evalmode.optimization.probes import LOUD, REGULAR
 from evalmode.optimization.reference import Plain, Reference, evaluate_wide
 from evalmode.optimization.samples import Samples, rows_of
 
-__all__ = ["LOUD", "require_own_answers"]
+__all__ = ["require_own_answers"]
 
 _ORDINARY, _BATCH = 3, 4  # samples like the user's, and with one that is much larger
-LOUD = "100 times larger"
 _SHARE = 1e-6  # of a sample's largest value: fp64 rounds ten orders of magnitude finer than that
 _WHOLE = 0.1  # of the whole numbers of a sample
 

@@ -34,7 +34,7 @@ class Contest:
     plain_seconds: dict[int, float] = field(default_factory=dict)
     _batches: dict[int, Any] = field(default_factory=dict)
     _repeats: dict[int, int] = field(default_factory=dict)
-    _predictors: dict[int, OptimizedPredictor] = field(default_factory=dict)
+    _predictors: dict[Trial, OptimizedPredictor] = field(default_factory=dict)
     _entered: dict[str, Trial] = field(default_factory=dict)
     _race: Race = field(default_factory=lambda: Race({}, keep=(PLAIN,)))
 
@@ -180,13 +180,13 @@ class Contest:
 
     def predictor(self, trial: Trial) -> OptimizedPredictor:
         """What the user would run."""
-        if id(trial) not in self._predictors:
-            self._predictors[id(trial)] = trial.predictor(self.subject, stable=self.stable)
-        return self._predictors[id(trial)]
+        if trial not in self._predictors:
+            self._predictors[trial] = trial.predictor(self.subject, stable=self.stable)
+        return self._predictors[trial]
 
     def renew(self, trial: Trial) -> None:
         """Its executions have changed: another predictor, timed from the next round on."""
-        self._predictors.pop(id(trial), None)
+        self._predictors.pop(trial, None)
         if self.timed(trial):  # what the other took says nothing of this one
             self._race.enter(_name(trial), self._race.contestants[_name(trial)])
             self._race.run(0, rounds=_ANEW, least=_ANEW, among=[PLAIN, _name(trial)])

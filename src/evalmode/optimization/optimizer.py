@@ -17,7 +17,9 @@ from evalmode.backends.catalog import backends as all_backends
 from evalmode.errors import OptimizationError, UsageError
 from evalmode.mode.derived import staleness_unchecked
 from evalmode.mode.discover import require_modules
+from evalmode.mode.streams import StreamHold, hold_streams, release_streams
 from evalmode.observe.fingerprint import environment_record, fingerprint
+from evalmode.optimization.code_digest import code_digest
 from evalmode.optimization.exporting import program_of
 from evalmode.optimization.judge import Judge, judge_of
 from evalmode.optimization.outcome import cached_plan, predictor_of, resume
@@ -35,6 +37,7 @@ from evalmode.predictor.structure import Structure
 __all__ = ["optimize", "refresh"]
 
 Objective = Literal["throughput", "latency"]
+_LARGEST = 2**20  # samples of a batch that is tried
 _PADDING_SHARE = 0.1  # of the budget, for the test whether padding under a mask is inert
 
 
@@ -124,9 +127,9 @@ def optimize(
         stable=bool(stable),
         device=_device(model, device),
         budget=_budget(budget_s),
-        memory=memory,
+        memory=_memory(memory),
     )
-    return _optimized(model, batch, request, on_progress or _silent)
+    return _with_own_streams(model, batch, request, on_progress or _silent)
 
 
 def refresh(predictor: OptimizedPredictor, model: nn.Module) -> OptimizedPredictor:
@@ -156,9 +159,21 @@ def refresh(predictor: OptimizedPredictor, model: nn.Module) -> OptimizedPredict
         )
     (model,) = require_modules((model,), "refresh")
     batch = Structure(predictor.plan.input_form).rebuild(predictor.probes)
-    anew = _optimized(model, batch, request, _silent, start=cached_plan(predictor))
+    anew = _with_own_streams(model, batch, request, _silent, start=cached_plan(predictor))
     predictor.close()
     return anew
+
+
+def _with_own_streams(
+    model: nn.Module, batch: Any, request: _Request, say: Progress, start: CachedPlan | None = None
+) -> OptimizedPredictor:
+    """The search leaves the process's random streams as they were, whatever the model draws."""
+    hold = StreamHold()
+    hold_streams(hold)
+    try:
+        return _optimized(model, batch, request, say, start)
+    finally:
+        release_streams(hold)
 
 
 def _optimized(
@@ -173,6 +188,12 @@ def _optimized(
             f"an answer cannot be cut into samples: {exported.uncut[0]}",
             expected="outputs with one entry for each sample",
             fix='forward=lambda model, batch: model(**batch)["logits"]   # leave the others out',
+        )
+    if not exported.output_structure.paths:
+        raise OptimizationError(
+            f"the outputs of {type(model).__name__} hold no tensor",
+            expected="a tensor, or a tuple, list or mapping with tensors",
+            fix="forward=lambda model, batch: ...   # return what is to be computed",
         )
     usual = exported.program.batch if request.objective == "throughput" else 1
     subject = Subject(exported, request.sizes or (usual,), fingerprint(model), request.forward)
@@ -197,7 +218,7 @@ def _optimized(
 
     task = _task(subject, request)
     search = Search(subject, settings, judge_within, say, started_at=begin, notes=notes)
-    key = _key(subject, request, settings)
+    key = _key(model, subject, request, settings)
     known = start or read_plan(key)
     if known is None or not resume(search, known):
         search.run()
@@ -217,10 +238,11 @@ def _task(subject: Subject, request: _Request) -> TaskData | None:
     return task_data(request.data, request.metric, lambda inputs: call(model, inputs, request.forward))
 
 
-def _key(subject: Subject, request: _Request, settings: SearchSettings) -> str:
+def _key(model: nn.Module, subject: Subject, request: _Request, settings: SearchSettings) -> str:
     """Everything that decides which plan wins."""
     return cache_key(
         subject.weights,
+        code_digest(model, request.forward),
         [(str(x.dtype), tuple(x.shape)) for x in subject.program.inputs],
         str(subject.exported.input_structure.root),
         subject.sizes,
@@ -241,7 +263,10 @@ def _backends(names: Iterable[str] | None) -> tuple[Backend, ...]:
         return all_backends()
     if isinstance(names, str):
         names = (names,)
-    chosen = tuple(backend_named(name) for name in dict.fromkeys(names))
+    given = tuple(names) if isinstance(names, Iterable) else (names,)
+    if any(not isinstance(name, str) for name in given):
+        raise UsageError(f"backends is {names!r}", expected=f"names among {', '.join(BACKEND_NAMES)}")
+    chosen = tuple(backend_named(name) for name in dict.fromkeys(given))
     if not chosen:
         raise UsageError("no back end is left to try", expected=", ".join(BACKEND_NAMES))
     return chosen
@@ -252,7 +277,7 @@ def _names(passes: Iterable[str] | None) -> tuple[str, ...] | None:
 
 
 def _objective(objective: Objective) -> Objective:
-    if objective not in {"throughput", "latency"}:
+    if objective not in ("throughput", "latency"):
         raise UsageError(f"objective is {objective!r}", expected="'throughput' or 'latency'")
     return objective
 
@@ -263,6 +288,8 @@ def _sizes(sizes: Sequence[int] | None) -> tuple[int, ...] | None:
     given = (sizes,) if isinstance(sizes, int) else tuple(sizes)
     if not given or any(not isinstance(size, int) or isinstance(size, bool) or size < 1 for size in given):
         raise UsageError(f"batch_sizes is {sizes!r}", expected="whole numbers of samples from 1, such as (1, 8)")
+    if max(given) > _LARGEST:
+        raise UsageError(f"a batch size is {max(given):,}", expected=f"at most {_LARGEST:,} samples in a call")
     return tuple(sorted(set(given)))
 
 
@@ -270,6 +297,16 @@ def _budget(seconds: float) -> float:
     if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds < float("inf"):
         raise UsageError(f"budget_s is {seconds!r}", expected="a positive number of seconds")
     return float(seconds)
+
+
+def _memory(limit: float | None) -> float | None:
+    if limit is None:
+        return None
+    if isinstance(limit, bool) or not isinstance(limit, int | float) or not 0 < limit < float("inf"):
+        raise UsageError(
+            f"memory is {limit!r}", expected="how many times plain's peak memory a plan may need, or None for no limit"
+        )
+    return float(limit)
 
 
 def _device(model: nn.Module, device: str | torch.device | None) -> torch.device:
@@ -286,7 +323,10 @@ def _device(model: nn.Module, device: str | torch.device | None) -> torch.device
     here = places.pop() if places else torch.device("cpu")
     if device is None:
         return here
-    wanted = torch.device(device)
+    try:
+        wanted = torch.device(device)
+    except (RuntimeError, TypeError) as error:
+        raise UsageError(f"device is {device!r}", expected=f"a device of torch, such as {str(here)!r}") from error
     if wanted.type != here.type or wanted.index not in {None, here.index}:
         raise UsageError(
             f"device is {str(wanted)!r}, but the model is on {str(here)!r}",

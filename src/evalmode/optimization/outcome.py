@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import msgspec
@@ -164,7 +165,10 @@ def _serialisable(search: Search, model: nn.Module, objective: str, probes: obje
     Raises:
         BackendError: there is none, and why.
     """
-    reasons = []
+    if not any(trial.candidate.backend.load is not None for trial in search.trials):  # the plan is of an earlier search
+        search = replace(search, started_at=None, trials=[], chosen=None)
+        search.run()
+    reasons: list[str] = []
     ranked = sorted(search.trials, key=lambda trial: -(trial.speedup or 0.0))
     for before in ranked:
         backend = before.candidate.backend
@@ -180,7 +184,10 @@ def _serialisable(search: Search, model: nn.Module, objective: str, probes: obje
             predictor.attach(_certificate(search, trial, model, record))
             return predictor
         reasons.append(f"{before.name}: {trial.reason or 'does not pass the gate'}")
-    raise BackendError("; ".join(reasons) or "no back end that writes files was among those that were tried")
+        trial.close()
+    raise BackendError(
+        "; ".join(dict.fromkeys(reasons)) or "no back end that writes files was among those that were tried"
+    )
 
 
 def _optimization_record(search: Search, trial: Trial, objective: str, known: CachedPlan | None) -> OptimizationRecord:

@@ -13,10 +13,12 @@ from torch import Tensor
 from evalmode.backends.backend import Chunk
 from evalmode.optimization.samples import Samples
 
-__all__ = ["LEAST", "REGULAR", "Leaf", "leaves_of", "probe_samples"]
+__all__ = ["LEAST", "LOUD", "REGULAR", "Leaf", "leaves_of", "probe_samples"]
 
 LEAST = 64
 """At least so many samples are made: the classes of sizes are measured on all of them."""
+
+LOUD = "100 times larger"
 
 REGULAR = ("given", "random", "mixed", "shuffled")
 """The kinds that look like the user's data; every other kind is an edge."""
@@ -222,7 +224,7 @@ _EDGES: dict[str, Callable[[Tensor], Tensor]] = {
     "zeros": torch.zeros_like,
     "one NaN": _with(math.nan),
     "one infinity": _with(math.inf),
-    "100 times larger": lambda row: row * 100,
+    LOUD: lambda row: row * 100,
     "one large value": _spike,
     "1,000,000 times larger": lambda row: row * 1e6,
     "a large constant": _full(lambda row: row.abs().max() * 100 + 100),

@@ -18,7 +18,7 @@ from evalmode.optimization.encoder_padding import each_sample_alone
 from evalmode.optimization.leaf_reference import LeafReference, gap, row_errors
 from evalmode.optimization.probes import REGULAR
 from evalmode.optimization.rounding_noise import RoundingNoise, nudged
-from evalmode.optimization.samples import Samples, executions, rows_of
+from evalmode.optimization.samples import Samples, executions, require_rows, rows_of
 
 __all__ = ["Plain", "Reference", "accepted_samples", "evaluate_wide", "reference_of"]
 
@@ -197,6 +197,7 @@ def _wide_leaves(
         for positions in executions(range(len(part)), size):
             held = len(dict.fromkeys(positions))
             for place, (output, axis) in enumerate(zip(evaluate(part.at(positions)), axes, strict=True)):
+                require_rows(output, axis, len(positions))
                 found = rows_of(output, axis)
                 found = found.double() if found.is_floating_point() else found
                 shapes[place] = _sample_shape(output, axis)

@@ -9,8 +9,10 @@ import torch
 from torch import Tensor
 
 from evalmode.backends.backend import Chunk
+from evalmode.errors import OptimizationError
+from evalmode.observe.tree import describe
 
-__all__ = ["Run", "Samples", "executions", "ran", "rows_of"]
+__all__ = ["Run", "Samples", "executions", "ran", "require_rows", "rows_of"]
 
 IN_FLIGHT = 4  # executions handed over at once: enough to fill the streams of a plan, few enough to bound memory
 
@@ -77,6 +79,20 @@ class Samples:
         given = [place for place, kind in enumerate(self.kinds) if kind == "given"]
         own = tensor if axis is None else tensor.index_select(axis, torch.tensor(given, device=tensor.device).long())
         return bool((own == -torch.inf).any())
+
+
+def require_rows(output: Tensor, axis: int | None, size: int) -> None:
+    """Nothing where an output of `size` samples has a row for each of them.
+
+    Raises:
+        OptimizationError: it has another number.
+    """
+    if axis is not None and (output.dim() <= axis or output.shape[axis] != size):
+        raise OptimizationError(
+            f"{size} samples gave an output {describe(output)}: its length depends on their values",
+            expected="outputs with one entry for each sample, whatever the samples hold",
+            fix="mark what is dropped (NaN, or a mask) instead of leaving it out",
+        )
 
 
 def executions(order: Sequence[int], size: int) -> Iterator[list[int]]:

@@ -86,7 +86,7 @@ class Search:
         self._judging = for_judging(self.settings.budget, self.contest.sample_seconds)
         self._kept_free = self._judging + self._end
         self._slow = self.contest.plain_call_seconds > _SLOW
-        self.scales.calls = 1 if self.contest.plain_call_seconds > _LONG else 2
+        self.scales.calls = 1 if max(self.contest.plain_seconds.values()) > _LONG else 2
         candidates = self._candidates()
         quick = [candidate for candidate in candidates if candidate.backend.name in QUICK]
         eager = [candidate for candidate in quick if candidate.backend.name == "eager"] if self._slow else []

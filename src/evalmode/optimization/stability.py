@@ -13,7 +13,7 @@ from torch import Tensor
 
 from evalmode.backends.backend import Chunk
 from evalmode.optimization.probes import REGULAR
-from evalmode.optimization.samples import Run, Samples, ran, rows_of
+from evalmode.optimization.samples import Run, Samples, ran, require_rows, rows_of
 
 __all__ = ["SizeRecord", "Stability", "StabilityReport"]
 
@@ -151,6 +151,7 @@ class Stability:
         """The bits of each sample's outputs, and of those that belong to none, as digests."""
         columns = []
         for output, axis in zip(outputs, self._axes, strict=True):
+            require_rows(output, axis, size)
             rows = _digests(rows_of(output, axis))
             columns.append(rows * size if axis is None else rows)
         return list(zip(*columns, strict=True))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import final
+from typing import NoReturn, final
 
 import torch
 from torch import Tensor
@@ -41,6 +41,8 @@ class Execution:
     Raises, when called:
         BatchError: an input has another dtype, device or shape than the plan, or inputs differ in their samples, or
             hold NaN or infinity where the plan refuses them.
+        OptimizationError: an execution gives other outputs than the plan says, as where the number of rows depends on
+            values.
     """
 
     def __init__(
@@ -66,6 +68,10 @@ class Execution:
         self._input_axes = tuple(tensor.axis for tensor in plan.inputs)
         self._output_axes = tuple(tensor.axis for tensor in plan.outputs)
         self._batched = any(axis is not None for axis in self._input_axes)
+        self._fitting = {
+            size: tuple((torch.Size(tensor.at(size)), tensor.torch_dtype) for tensor in plan.outputs)
+            for size in (*plan.sizes, 1)
+        }
         self._shared_outputs = tuple(number for number, axis in enumerate(self._output_axes) if axis is None)
         large = sum(math.prod(tensor.at(plan.sizes[-1])) * tensor.torch_dtype.itemsize for tensor in plan.outputs)
         whole = any(self._output_axes) or bool(self._shared_outputs) or plan.padded is not None
@@ -171,13 +177,13 @@ class Execution:
     def _run(self, inputs: list[Tensor], samples: int | None, sizes: Sequence[int] | None) -> list[Tensor]:
         if samples is None:
             (outputs,) = self._executors[self._plan.sizes[0]].run([tuple(inputs)])
-            return list(outputs)
+            return self._fit(outputs, self._plan.sizes[0])
         if samples == 0:
             return self._empty(inputs)
         cut = self._cutting.sizes_for(samples) if sizes is None else sizes
         if len(cut) == 1 and cut[0] == samples:
             (outputs,) = self._executors[samples].run([tuple(inputs)])
-            return list(outputs)
+            return self._fit(outputs, samples)
         return self._joined(inputs, samples, cut)
 
     def _executed(
@@ -224,6 +230,7 @@ class Execution:
         done = 0
         for size, outputs in self._executed(inputs, samples, cut, joined):
             if outputs is not None:
+                self._fit(outputs, size)
                 joined = joined or [_room(*pair, samples) for pair in zip(outputs, self._output_axes, strict=True)]
                 self._write(outputs, joined, done, samples)
             done += size
@@ -236,20 +243,31 @@ class Execution:
             if axis is None:
                 self._require_agreement(number, [joined[number], output])
                 continue
-            self._require_room(number, output, joined[number])
             kept = min(output.shape[axis], samples - done)
             whole = kept == output.shape[axis]
             joined[number].narrow(axis, done, kept).copy_(output if whole else output.narrow(axis, 0, kept))
 
-    def _require_room(self, number: int, output: Tensor, room: Tensor) -> None:
-        axis = self._output_axes[number] or 0
-        rest = (*output.shape[:axis], *output.shape[axis + 1 :])
-        if output.dtype is room.dtype and rest == (*room.shape[:axis], *room.shape[axis + 1 :]):
-            return
+    def _fit(self, outputs: Sequence[Tensor], size: int) -> list[Tensor]:
+        """The outputs of an execution of `size` samples, if they are what the plan says."""
+        fitting = self._fitting[size]
+        for number, output in enumerate(outputs):
+            shape, dtype = fitting[number] if number < len(fitting) else (None, None)
+            if output.shape != shape or output.dtype is not dtype:
+                self._refuse_output(number, output, size)
+        if len(outputs) != len(fitting):
+            self._refuse_output(len(outputs), None, size)
+        return list(outputs)
+
+    def _refuse_output(self, number: int, output: Tensor | None, size: int) -> NoReturn:
+        known = number < len(self._plan.outputs) and output is not None
+        name = self._plan.outputs[number].name if known else str(number)
+        samples = "1 sample" if size == 1 else f"{size} samples"
         raise OptimizationError(
-            f"output {self._plan.outputs[number].name} is {describe(output)} in one execution",
-            expected=f"as in the others: {describe(room)} for all samples",
-            fix="return outputs whose shape and dtype do not depend on what runs together",
+            f"output {name} is {describe(output) if output is not None else 'missing'} in an execution of {samples}",
+            expected=f"{self._plan.outputs[number].dtype}{list(self._fitting[size][number][0])}, as the plan says"
+            if known
+            else f"{len(self._plan.outputs)} outputs",
+            fix="return outputs whose shape and dtype do not depend on values: one row for each sample",
         )
 
     def _require_agreement(self, number: int, pieces: list[Tensor]) -> None:
