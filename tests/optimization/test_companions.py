@@ -17,6 +17,18 @@ from evalmode.optimization.subject import Subject
 Answer = tuple[Tensor, ...]
 
 
+class Counting(nn.Module):
+    """One sample alone gets another answer than one in a batch, whatever stands beside it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * 2 if x.shape[0] == 1 else x
+
+
+def test_an_answer_that_depends_on_the_number_of_samples_is_refused_where_plain_stays() -> None:
+    with pytest.raises(OptimizationError, match="beside it"):
+        evalmode.optimize(Counting(), torch.randn(8, 6), backends=["eager"], budget_s=5)
+
+
 class Sequence(nn.Module):
     """Its first axis counts steps, not samples."""
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import torch
 from torch import Tensor, nn
 
 from evalmode.backends.backend import Chunk
@@ -12,11 +15,13 @@ from evalmode.optimization.agreement import same_results
 from evalmode.optimization.probes import LOUD, REGULAR
 from evalmode.optimization.reference import Plain, Reference, evaluate_wide
 from evalmode.optimization.samples import Samples, rows_of
+from evalmode.optimization.subject import Subject
 
-__all__ = ["require_own_answers"]
+__all__ = ["other_alone", "require_own_answers"]
 
 _ORDINARY, _BATCH = 3, 4  # samples like the user's, and with one that is much larger
 _SHARE = 1e-6  # of a sample's largest value: fp64 rounds ten orders of magnitude finer than that
+_ROUNDED = 1e-3  # of it, where fp32 answers are compared: more is worth a look in fp64
 _WHOLE = 0.1  # of the whole numbers of a sample
 
 
@@ -49,6 +54,26 @@ def require_own_answers(plain: Plain, reference: Reference, model: nn.Module | N
         "forward=lambda model, batch: ... that takes and gives them along the first",
         explain="batch-independent",
     )
+
+
+def other_alone(subject: Subject, samples: Samples, positions: Sequence[int], outputs: Chunk) -> bool:
+    """Whether plain gives some of these samples other answers alone than in this batch, by more than it rounds.
+
+    What it refuses alone says nothing.
+    """
+    places = [place for place, position in enumerate(positions) if samples.kinds[position] in REGULAR][:_ORDINARY]
+    for place in places:
+        try:
+            alone = subject.plain_flat(*samples.at([positions[place]]))
+        except Exception:  # noqa: BLE001 - a model may raise anything
+            return False
+        for one, many, axis in zip(alone, outputs, subject.program.output_axes, strict=True):
+            if axis is None or not one.is_floating_point():
+                continue
+            gap, scale = difference(rows_of(one, axis)[0].double(), rows_of(many, axis)[place].double())
+            if gap > max(_ROUNDED, 8 * torch.finfo(one.dtype).eps) * scale:
+                return True
+    return False
 
 
 def _problem(reference: Reference, positions: list[int], outputs: Chunk) -> str:

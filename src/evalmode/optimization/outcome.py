@@ -18,6 +18,7 @@ from evalmode.errors import BackendError, OptimizationError, UnstableModelError
 from evalmode.observe.fingerprint import environment_record, model_record
 from evalmode.observe.tree import describe, same_bits
 from evalmode.optimization.candidates import Candidate
+from evalmode.optimization.companions import other_alone
 from evalmode.optimization.plan_cache import CachedPlan
 from evalmode.optimization.samples import Run, ran
 from evalmode.optimization.search import PLAIN, Search
@@ -138,7 +139,7 @@ def _as_the_model(search: Search, runs: Mapping[int, Run], size: int) -> Verific
     """Plain eager is the model itself, which its bits show at once; None where they do not.
 
     One sample at a time, or where stability was not tested, it is so only if a sample's answer is its own, which the
-    answers in fp64 tell.
+    answers in fp64 tell; so they do where a sample alone seems to get another answer than in a batch.
     """
     samples, subject = search.judge.samples, search.subject
     if search.has_batch_axis() and (size == 1 or not search.settings.stable):
@@ -148,6 +149,8 @@ def _as_the_model(search: Search, runs: Mapping[int, Run], size: int) -> Verific
         with torch.no_grad():
             expected = subject.plain_flat(*samples.at(positions))
         if not all(same_bits(one, other) for one, other in zip(found, expected, strict=True)):
+            return None
+        if not probes and search.has_batch_axis() and other_alone(subject, samples, positions, found):
             return None
         probes += size
     return Verification(
