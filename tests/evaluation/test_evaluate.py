@@ -19,6 +19,7 @@ from torch.utils.data import (
     SequentialSampler,
     Subset,
     TensorDataset,
+    default_collate,
 )
 
 import evalmode
@@ -260,6 +261,41 @@ def test_a_collate_of_ones_own_that_keeps_samples_apart_is_taken(whole):
         return torch.stack(inputs), torch.tensor(labels)
 
     same(evaluate(MODEL, DataLoader(Pairs(), batch_size=9, collate_fn=doubled), metrics=METRICS, slices="class"), whole)
+
+
+@pytest.mark.parametrize(
+    "collate",
+    [
+        lambda samples: default_collate([sample for sample in samples if sample[1] != 2]),
+        lambda samples: default_collate([view for sample in samples for view in (sample, sample)]),
+        lambda samples: {"x": torch.stack([x for x, _ in samples])[1:], "labels": torch.zeros(len(samples) - 1)},
+    ],
+)
+@pytest.mark.parametrize("data", [Pairs, lambda: TensorDataset(INPUTS, LABELS), lambda: Sized(Pairs())])
+def test_a_collate_that_gives_another_number_of_rows_is_refused(collate, data):
+    with pytest.raises(TaskError, match=r"collate_fn made .* of 1024 samples") as caught:
+        evaluate(MODEL, DataLoader(data(), batch_size=8, collate_fn=collate))
+    assert "exact=False" in str(caught.value)
+
+
+def test_a_collate_that_gives_lists_or_something_shared_is_taken(whole):
+    def listed(samples):
+        return list(samples)
+
+    def shared(samples):
+        return {**default_collate([{"x": x, "labels": y} for x, y in samples]), "classes": torch.arange(4)}
+
+    stacked = evaluate(
+        MODEL,
+        DataLoader(Pairs(), collate_fn=listed),
+        split=lambda batch: (torch.stack([x for x, _ in batch]), torch.tensor([y for _, y in batch])),
+        metrics=METRICS,
+    )
+    assert stacked.record.metrics == whole.record.metrics
+    split = {"split": lambda batch: (batch["x"], batch["labels"])}
+    assert evaluate(MODEL, DataLoader(Pairs(), collate_fn=shared), metrics=METRICS, **split).record.metrics == (
+        whole.record.metrics
+    )
 
 
 @pytest.mark.parametrize(
