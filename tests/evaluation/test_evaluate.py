@@ -195,6 +195,30 @@ def test_a_model_that_looks_at_its_companions_runs_one_sample_at_a_time():
     assert evaluate(Ranked(), Pairs(order), metrics=METRICS).record.metrics == result.record.metrics
 
 
+class Dropping(nn.Module):
+    def forward(self, inputs):
+        return F.dropout(inputs, 0.3)[:, :4]
+
+
+class Counting(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.calls = 0
+
+    def forward(self, inputs):
+        self.calls += 1
+        return inputs[:, :4] + self.calls
+
+
+@pytest.mark.parametrize("model", [Dropping, Counting])
+@pytest.mark.parametrize("rows", [1, 301])
+def test_a_random_or_counting_model_is_not_exact_and_companions_are_not_blamed(model, rows):
+    record = evaluate(model(), (INPUTS[:rows], LABELS[:rows]), metrics=METRICS).record
+    assert not record.exact
+    assert any("not the same twice" in note and "evalmode.check" in note for note in record.notes)
+    assert not any("beside it" in note for note in record.notes)
+
+
 def test_samples_of_different_shapes_are_grouped_by_their_own():
     class Pooled(nn.Module):
         def __init__(self):

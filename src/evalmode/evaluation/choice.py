@@ -13,6 +13,7 @@ from evalmode.errors import TaskError
 from evalmode.evaluation.answers import Answered
 from evalmode.evaluation.called import called
 from evalmode.evaluation.outputs import unreadable
+from evalmode.evaluation.untouched import Untouched
 from evalmode.measure.catalog import METRICS, metric_named
 from evalmode.measure.metric import Metric
 from evalmode.observe.tree import describe, map_tensors
@@ -48,8 +49,10 @@ class Chosen:
     metric: Metric | None = None
 
 
-def chosen_metrics(metrics: object) -> tuple[Chosen, ...] | None:
+def chosen_metrics(metrics: object, tell: Callable[[str], object]) -> tuple[Chosen, ...] | None:
     """The metrics that were asked for, by name or as functions; None where they are to be inferred.
+
+    `tell` is told where one of them writes into its arguments.
 
     Raises:
         TaskError: an unknown name, something that is neither name nor function, or one name twice.
@@ -65,7 +68,7 @@ def chosen_metrics(metrics: object) -> tuple[Chosen, ...] | None:
     else:
         raise _no_metric(metrics)
     refuse_equal_names([name for name, _ in pairs])
-    return tuple(_chosen(name, metric) for name, metric in pairs)
+    return tuple(_chosen(name, metric, tell) for name, metric in pairs)
 
 
 def refuse_equal_names(names: list[str]) -> None:
@@ -203,13 +206,17 @@ def _named(metric: Metric) -> Chosen:
     return Chosen(metric.name, values, metric)
 
 
-def _chosen(name: str, metric: object) -> Chosen:
+def _chosen(name: str, metric: object, tell: Callable[[str], object]) -> Chosen:
+    said = f"the metric {name!r}"
     if isinstance(metric, str | Metric):
         known = metric_named(metric) if isinstance(metric, str) else metric
+        if isinstance(metric, Metric):
+            known = dataclasses.replace(known, per_sample=Untouched(known.per_sample, said, tell))
         return Chosen(name, _named(known).values, dataclasses.replace(known, name=name))
     if not callable(metric) or isinstance(metric, type):
         raise _no_metric(metric)
-    return Chosen(name, lambda batch: metric(batch.outputs, _beside(batch)))
+    untouched = Untouched(metric, said, tell)
+    return Chosen(name, lambda batch: untouched(batch.outputs, _beside(batch)))
 
 
 def _name_of(metric: object) -> str:

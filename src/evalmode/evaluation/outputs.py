@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from evalmode.errors import BatchError, NonFiniteOutputError, TaskError
-from evalmode.observe.tree import describe
+from evalmode.observe.tree import describe, leaves, map_leaves
 
-__all__ = ["as_tensor", "main_output", "refuse_non_finite", "rows_of", "unreadable"]
+__all__ = ["as_tensor", "joined", "main_output", "refuse_non_finite", "rows_of", "unreadable"]
 
 
 def main_output(outputs: Any) -> tuple[Tensor | None, str]:
@@ -71,6 +71,19 @@ def refuse_non_finite(outputs: Tensor) -> None:
         fix="evalmode check TASK   # its clause `finite` points at the line",
         explain="finite",
     )
+
+
+def joined(parts: list[Any], size: int) -> Any:
+    """The outputs of equal executions as those of one."""
+    others = [dict(leaves(part)) for part in parts[1:]]
+
+    def at(path: str, leaf: Any) -> Any:
+        if not isinstance(leaf, torch.Tensor) or not leaf.ndim or len(leaf) != size:
+            return leaf
+        pieces: list[Any] = [leaf, *(other[path] for other in others)]
+        return torch.cat(pieces)
+
+    return map_leaves(at, parts[0])
 
 
 def rows_of(values: Tensor, *, what: str) -> int:

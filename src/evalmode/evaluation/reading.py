@@ -15,6 +15,7 @@ from evalmode.errors import BatchError, EvalmodeError, TaskError
 from evalmode.evaluation.answers import Answered, answered
 from evalmode.evaluation.choice import Chosen, MetricFunction, chosen_loss, inferred_metrics, refuse_equal_names
 from evalmode.evaluation.outputs import as_tensor
+from evalmode.evaluation.untouched import Untouched
 from evalmode.observe.tree import describe, map_leaves
 
 __all__ = ["Reader", "Reading", "row_alone", "rows_again"]
@@ -52,9 +53,11 @@ class Reader:
         *,
         keep_scores: bool = False,
     ) -> None:
-        self.prediction, self.metrics, self.loss, self.keep_scores = prediction, metrics, loss, keep_scores
+        self.metrics, self.keep_scores = metrics, keep_scores
         self.chosen: tuple[Chosen, ...] | None = None
         self.said: dict[str, None] = {}  # an ordered set
+        self.prediction = prediction if prediction is None else Untouched(prediction, "prediction", self.say)
+        self.loss = Untouched(loss, "loss", self.say) if callable(loss) and not isinstance(loss, type) else loss
 
     def read(self, outputs: Any, target: Any, count: int) -> Reading:
         """What the first `count` rows of a group give.

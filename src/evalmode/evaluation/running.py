@@ -13,12 +13,13 @@ from torch import nn
 from evalmode.errors import NotAModuleError, UsageError
 from evalmode.evaluation.devices import give_memory_back, moved, on_device, out_of_memory
 from evalmode.evaluation.groups import LARGEST, shape_of
-from evalmode.evaluation.outputs import main_output
+from evalmode.evaluation.outputs import joined, main_output
+from evalmode.evaluation.untouched import Untouched
 from evalmode.mode.derived import staleness_unchecked
 from evalmode.mode.streams import StreamHold, hold_streams, release_streams
 from evalmode.mode.switch import evaluating
 from evalmode.observe.batching import BatchAxis, find_batch_axis, select_samples
-from evalmode.observe.tree import leaves, map_leaves, same_bits, tensor_leaves
+from evalmode.observe.tree import same_bits, tensor_leaves
 from evalmode.predictor.calling import arguments_of, call
 from evalmode.predictor.module_backed import ModulePredictor
 from evalmode.predictor.optimized import OptimizedPredictor
@@ -29,6 +30,7 @@ __all__ = ["Runner", "runner_for"]
 _ACTIVATION_BYTES = {"cpu": 1 << 30, "cuda": 16 << 30}  # of all modules of an execution: memory bounds it
 _CACHED_BYTES = {"cpu": 8 << 20, "cuda": 4 << 30}  # so much fits near the processor; below `_FEW` rows it matters less
 _FEW = 4
+_TWICE = 4  # samples that are run again where a model's bits change
 
 
 class Runner(ABC):
@@ -76,7 +78,8 @@ class ModuleRunner(Runner):
         self, predict: Callable[[Any], Any], device: torch.device, module: nn.Module | None, *, whole: bool, named: bool
     ) -> None:
         super().__init__(device)
-        self.predict, self.module, self.whole, self.named = predict, module, whole, named
+        self.predict = Untouched(predict, "the model", self.notes.append)
+        self.module, self.whole, self.named = module, whole, named
         self.alone = False
         self.known: dict[tuple[Any, ...], int] = {}
         self.most = LARGEST
@@ -101,13 +104,7 @@ class ModuleRunner(Runner):
         found = self._executed(inputs, axis, size)
         if not self.tested:
             self.tested = True
-            if size > 1 and not self._stable(inputs, axis, size, found):
-                self.alone, size = True, 1
-                self.notes.append(
-                    "the model's answer to a sample changes with the samples beside it, even at one shape: its samples "
-                    "were run one at a time"
-                )
-                found = self._executed(inputs, axis, 1)
+            found, size = self._tested(inputs, axis, size, found)
             self.first = (inputs, found, size)
         self.sizes.add(size)
         return found
@@ -150,6 +147,37 @@ class ModuleRunner(Runner):
         ]
         return joined(parts, size)
 
+    def _tested(self, inputs: Any, axis: BatchAxis, size: int, found: Any) -> tuple[Any, int]:
+        """The first group's outputs and the size of its executions, which is 1 where companions change the bits."""
+        if size > 1 and self._stable(inputs, axis, size, found):
+            return found, size
+        alone = found if size == 1 else self._executed(inputs, axis, 1)
+        if not self._repeats(inputs, axis, alone):
+            self.exact = False
+            self.notes.append(
+                "the model's answers are not the same twice, even to a sample alone: there is a random draw or a state "
+                "in it, and evalmode.check names the line"
+            )
+            return found, size
+        if size > 1:
+            self.alone = True
+            self.notes.append(
+                "the model's answer to a sample changes with the samples beside it, even at one shape: its samples "
+                "were run one at a time"
+            )
+        return alone, 1
+
+    def _repeats(self, inputs: Any, axis: BatchAxis, alone: Any) -> bool:
+        """Whether samples that were run alone have the same bits when they are run alone again: some, each twice."""
+        scores, _ = main_output(alone)
+        if scores is None or not scores.ndim or len(scores) != axis.size:
+            return True
+        for row in [*range(min(axis.size, _TWICE))] * 2:
+            again, _ = main_output(self.predict(select_samples(inputs, axis, [row])))
+            if again is not None and not same_bits(again, scores[row : row + 1]):
+                return False
+        return True
+
     def _stable(self, inputs: Any, axis: BatchAxis, size: int, found: Any) -> bool:
         """Whether samples keep their bits at other positions, beside other companions: half of them, each twice."""
         order = [size - 1 - row // 2 for row in range(size)]
@@ -166,7 +194,7 @@ class ModuleRunner(Runner):
         size = current // 2
         while size >= 1:
             try:
-                if self.first is not None and not self._same_class(size):
+                if self.exact and self.first is not None and not self._same_class(size):
                     size //= 2
                     continue
                 axis = find_batch_axis(inputs)
@@ -209,6 +237,7 @@ class PlanRunner(Runner):
             )
         super().__init__(predictor.plan.device)
         self.predictor, self.plan = predictor, str(predictor.plan)
+        self.predict = Untouched(predictor.predict, "the model", self.notes.append)
         self.sizes = set(predictor.execution_sizes)
         largest = max(self.sizes) * max(predictor.plan.configurations[-1].streams, 1)
         self.size = largest * max(1, 64 // largest)
@@ -227,12 +256,11 @@ class PlanRunner(Runner):
         inputs = moved(inputs, self.device)
         axis = find_batch_axis(inputs) if self.step is not None else ""
         if self.step is None or isinstance(axis, str):
-            return self.predictor.predict(inputs)
+            return self.predict(inputs)
         step = self.step
         starts = range(0, axis.size, step)
         parts = [
-            self.predictor.predict(select_samples(inputs, axis, range(start, min(start + step, axis.size))))
-            for start in starts
+            self.predict(select_samples(inputs, axis, range(start, min(start + step, axis.size)))) for start in starts
         ]
         return joined(parts, step)
 
@@ -305,19 +333,6 @@ class _Calling:
             if out_of_memory(error):
                 raise
             return call(self.module, inputs, self.forward)  # it fails again, and says by what
-
-
-def joined(parts: list[Any], size: int) -> Any:
-    """The outputs of equal executions as those of one."""
-    others = [dict(leaves(part)) for part in parts[1:]]
-
-    def at(path: str, leaf: Any) -> Any:
-        if not isinstance(leaf, torch.Tensor) or not leaf.ndim or len(leaf) != size:
-            return leaf
-        pieces: list[Any] = [leaf, *(other[path] for other in others)]
-        return torch.cat(pieces)
-
-    return map_leaves(at, parts[0])
 
 
 @contextlib.contextmanager

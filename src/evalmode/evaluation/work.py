@@ -44,6 +44,7 @@ from evalmode.evaluation.running import runner_for
 from evalmode.evaluation.samples import Samples
 from evalmode.evaluation.slices import cuts_of, slice_records, values_of
 from evalmode.evaluation.source import Source, source_of
+from evalmode.evaluation.untouched import Untouched
 from evalmode.measure.metric import Metric
 from evalmode.observe.fingerprint import environment_record, model_record
 from evalmode.task import Task
@@ -75,8 +76,9 @@ class Work:
             every=any(cut.every for cut in self.cuts),
         )
         keep_scores = bool(options.keep_predictions) or bool(self.whole)
-        self.reader = Reader(options.prediction, chosen_metrics(rest), options.loss, keep_scores=keep_scores)
         self.notes: list[str] = []
+        chosen = chosen_metrics(rest, self.notes.append)
+        self.reader = Reader(options.prediction, chosen, options.loss, keep_scores=keep_scores)
         self.source: Source | None = None
 
     def result(self, progress: bool | OnProgress) -> Evaluation:
@@ -88,6 +90,7 @@ class Work:
             self.notes += source.notes
         else:
             self.notes.append("exact=False: batches ran as they came, so figures may depend on how they were made")
+        split = self.options.split
         with contextlib.ExitStack() as stack:
             journal = None
             if self.options.journal is not None:
@@ -102,7 +105,7 @@ class Work:
                 keeping,
                 self.labels,
                 tracker,
-                split=self.options.split,
+                split=None if split is None else Untouched(split, "split", self.notes.append),
                 wanted=inputs_named(self.module or self.model),
                 on_bad_sample=self.options.on_bad_sample,
             )
