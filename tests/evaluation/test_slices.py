@@ -144,3 +144,49 @@ def test_a_series_of_pandas_and_nan_among_texts_are_values():
     found = parts(run(slices={"site": site, "mixed": mixed}))
     assert found["site", "a"] == found["site", "b"] == 120
     assert found["mixed", "missing"] == 120
+
+
+@pytest.mark.parametrize("infinities", [[math.inf], [-math.inf], [math.inf, -math.inf], [math.inf] * 100])
+def test_infinities_are_in_the_outermost_parts(infinities):
+    age = torch.arange(240.0)
+    age[: len(infinities)] = torch.tensor(infinities)
+    result = run(**with_columns(age=age), slices=[("age", 4)])
+    found = parts(result)
+    assert sum(found.values()) == 240
+    assert not any("nan" in name for _, name in found)
+    assert len(found) == (4 if len(infinities) < 100 else 3)
+
+
+@pytest.mark.parametrize("step", [1, 10, 86_400])
+def test_large_numbers_are_told_apart_in_names(step):
+    result = run(**with_columns(when=torch.arange(240) * step + 1_700_000_000), slices=[("when", 4)])
+    names = {part.name for part in result.record.slices}
+    assert len(names) == 4
+    assert not any("e+" in name for name in names) or step == 86_400
+
+
+def test_a_column_of_booleans_has_two_parts():
+    found = parts(run(**with_columns(night=torch.arange(240) % 3 == 0), slices=[("night", 4)]))
+    assert found == {("night", "False"): 160, ("night", "True"): 80}
+
+
+@pytest.mark.parametrize("short", [30, 1024, 5000])
+def test_a_predicate_sees_the_same_columns_whatever_the_lengths_of_sequences(short):
+    class Pooled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embed = nn.Embedding(20, 3)
+
+        def forward(self, ids):
+            return self.embed(ids).mean(1)
+
+    lengths = [1] * short + [3] * 30
+    rows = [{"ids": torch.arange(length) % 20, "label": k % 3, "n": length} for k, length in enumerate(lengths)]
+    result = evaluate(
+        Pooled(),
+        rows,
+        split=lambda batch: (batch["ids"], batch["label"]),
+        slices={"long": lambda columns: columns["n"] > 2},
+        progress=False,
+    )
+    assert parts(result) == {("long", "long"): 30}

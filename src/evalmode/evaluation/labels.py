@@ -84,7 +84,8 @@ class Labels:
             found[name] = _column(batch, name, size)[: len(positions)]
         if self.every and isinstance(batch, Mapping):
             for name, part in batch.items():
-                values = None if name in found else _values(part, size)
+                tall = isinstance(part, torch.Tensor) and part.ndim > 1  # a sequence of length 1 here, longer elsewhere
+                values = None if name in found or tall else _values(part, size)
                 if values is not None:
                     found[str(name)] = values[: len(positions)]
         return found

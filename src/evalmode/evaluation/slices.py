@@ -246,20 +246,42 @@ def _quantiles(name: str, number: int) -> Cut:
             raise TaskError(
                 f"the column {name!r} holds no numbers, so it has no quantiles", fix=f"slices=[{name!r}] cuts by value"
             )
+        if values.dtype.kind == "b":
+            return _by_value(name, values)
         absent = np.isnan(values) if values.dtype.kind == "f" else np.zeros(len(values), bool)
         found: Parts = [(_MISSING, absent)] if absent.any() else []
         if absent.all():
             return found
-        edges = np.unique(np.quantile(values[~absent], np.linspace(0, 1, number + 1)))
+        edges = _edges(values[~absent], number)
+        named = _distinct(edges)
         if len(edges) < 2:
-            return [(f"{edges[0]:g}", ~absent), *found]
-        for low, high in itertools.pairwise(edges.tolist()):
-            last = high == edges[-1]
+            return [(named[0], ~absent), *found]
+        for place, (low, high) in enumerate(itertools.pairwise(edges)):
+            last = place == len(edges) - 2
             inside = (values >= low) & ((values <= high) if last else (values < high))
-            found.append((f"{low:g} to {high:g}" if last else f"{low:g} to below {high:g}", inside))
+            found.append((f"{named[place]} to {'' if last else 'below '}{named[place + 1]}", inside))
         return found
 
     return Cut(name, parts, (name,))
+
+
+def _edges(values: NDArray[Any], number: int) -> list[float]:
+    """Where the parts begin and end; beside an infinity, which has no value halfway, values that are there."""
+    shares = np.linspace(0, 1, number + 1)
+    if np.isfinite(values).all():
+        edges = np.quantile(values, shares)
+    else:
+        edges = np.sort(values)[np.floor(shares * (len(values) - 1)).astype(int)]
+    return [float(edge) for edge in np.unique(edges)]
+
+
+def _distinct(edges: list[float]) -> list[str]:
+    """The edges in as many digits as tell them apart, six at least; whole numbers are then written out."""
+    digits = next((count for count in range(6, 17) if len({f"{edge:.{count}g}" for edge in edges}) == len(edges)), 17)
+    if digits > 6:
+        largest = max(abs(edge) for edge in edges if math.isfinite(edge))
+        digits = max(digits, min(len(f"{largest:.0f}"), 17))
+    return [f"{edge:.{digits}g}" for edge in edges]
 
 
 def _predicate(name: str, predicate: Callable[[Mapping[str, NDArray[Any]]], Any]) -> Cut:
