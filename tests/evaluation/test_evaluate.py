@@ -1,6 +1,7 @@
 """Every sample once, and the same bits whatever the batch size, workers, order or interruption."""
 
 import math
+import os
 
 import numpy as np
 import pytest
@@ -385,6 +386,27 @@ def test_an_endless_stream_needs_a_limit():
     assert evaluate(MODEL, DataLoader(Endless(), batch_size=8), limit=77).record.samples == 77
 
 
+@pytest.mark.parametrize("data", [Endless(), DataLoader(Endless(), batch_size=8)])
+def test_an_endless_stream_needs_a_limit_as_it_comes_too(data):
+    with pytest.raises(UsageError, match="the Endless is a stream without length"):
+        evaluate(MODEL, data, exact=False)
+    assert evaluate(MODEL, data, exact=False, limit=70).record.samples == 70
+    assert evaluate(MODEL, Stream(Pairs()), exact=False, limit=math.inf).record.samples == 301
+    assert evaluate(MODEL, Sized(Pairs()), exact=False).record.samples == 301
+
+
+def test_a_stream_that_only_raises_is_given_up():
+    class Lost(IterableDataset):
+        def __iter__(self):
+            return self
+
+        def __next__(self):
+            raise OSError("connection lost")
+
+    with pytest.raises(TaskError, match=r"the Lost raised 1,000 times running .*: OSError: connection lost"):
+        evaluate(MODEL, Lost(), limit=math.inf, on_bad_sample="skip")
+
+
 def test_a_stream_that_ends_is_read_to_its_end(whole):
     same(evaluate(MODEL, Stream(Pairs()), limit=math.inf, metrics=METRICS, slices="class"), whole)
 
@@ -400,7 +422,9 @@ def test_an_empty_set_is_said(data):
 
 
 class Torn(Pairs):
-    bad = (7, 130)
+    def __init__(self, bad=(7, 130)):
+        super().__init__()
+        self.bad = bad
 
     def __getitem__(self, place):
         if place in self.bad:
@@ -420,6 +444,28 @@ def test_a_sample_that_cannot_be_read_is_named_or_left_out(whole, workers):
     assert np.array_equal(result.samples.ids, kept)
     for name, rows in result.samples.rows.items():
         assert rows.tobytes() == whole.samples.rows[name][kept].tobytes()
+
+
+@pytest.mark.parametrize("skip", ["error", "skip"])
+def test_as_it_comes_the_batch_that_cannot_be_read_is_named(skip):
+    with pytest.raises(BatchError, match=r"batch 16 of the data \(from 0\) cannot be read: OSError") as caught:
+        evaluate(MODEL, DataLoader(Torn(bad=[130]), batch_size=8), exact=False, on_bad_sample=skip)
+    assert "on_bad_sample='skip'" in caught.value.fix
+    assert isinstance(caught.value.__cause__, OSError)
+
+
+@pytest.mark.parametrize("exact", [True, False])
+def test_a_worker_that_dies_is_told_with_the_fix(exact):
+    class Deadly(Pairs):
+        def __getitem__(self, place):
+            if place == 50:
+                os._exit(3)
+            return super().__getitem__(place)
+
+    data, options = (Deadly(), {"workers": 1}) if exact else (DataLoader(Deadly(), num_workers=1), {"exact": False})
+    with pytest.raises(TaskError, match="a process that reads samples died") as caught:
+        evaluate(MODEL, data, **options)
+    assert "workers=0" in caught.value.fix
 
 
 def test_a_sample_whose_outputs_are_nan_is_named_or_left_out(whole):

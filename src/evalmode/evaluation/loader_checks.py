@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -12,17 +13,18 @@ from torch.utils.data import (
     BatchSampler,
     DataLoader,
     DistributedSampler,
+    IterableDataset,
     RandomSampler,
     SequentialSampler,
     SubsetRandomSampler,
     WeightedRandomSampler,
 )
 
-from evalmode.errors import TaskError
+from evalmode.errors import TaskError, UsageError
 from evalmode.evaluation.batches import loaded_apart
 from evalmode.observe.tree import leaves, same_bits
 
-__all__ = ["PADDING_FIX", "refuse_repeating", "require_apart"]
+__all__ = ["PADDING_FIX", "endless", "refuse_repeating", "require_apart", "require_end", "worker_deaths_told"]
 
 PADDING_FIX = (
     "pad every sample to one length in the dataset (a tokeniser's padding='max_length'), or hand over the dataset "
@@ -83,6 +85,45 @@ def _named(sampler: Any, total: int) -> list[int]:
             expected=f"positions from 0 to {total - 1}",
         )
     return found
+
+
+@contextlib.contextmanager
+def worker_deaths_told() -> Iterator[None]:
+    """Raises `TaskError` where a process that reads samples dies: torch has a bare `RuntimeError` for it."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise TaskError(
+            f"a process that reads samples died: {error}",
+            expected="samples that can be read, and memory for every process",
+            fix="workers=0 (num_workers=0 of a DataLoader) reads in this process and shows the error; fewer workers "
+            "need less memory",
+        ) from error
+
+
+def endless(kind: str) -> UsageError:
+    """The error for data that cannot tell its length, and so may never end."""
+    return UsageError(
+        f"{kind} is a stream without length: it may never end",
+        expected="a limit, or __len__",
+        fix="limit=10_000, or limit=math.inf if it ends by itself",
+    )
+
+
+def require_end(data: Any) -> None:
+    """Refuse a stream, or a DataLoader of one or with a sampler of one, that has no length.
+
+    Raises:
+        UsageError: it may never end.
+    """
+    if not isinstance(data, DataLoader | IterableDataset):
+        return
+    try:
+        len(data)  # type: ignore[arg-type]
+    except TypeError:  # a stream says by it that it has no length
+        raise endless(f"the {type(getattr(data, 'dataset', data)).__name__}") from None
 
 
 def require_apart(fetch: Callable[[int], Any] | None, samples: int, collate: Callable[[list[Any]], Any]) -> None:

@@ -14,7 +14,9 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
+from evalmode.errors import TaskError
 from evalmode.evaluation.groups import Group, Lost, Sample, grouped, largest_group
+from evalmode.evaluation.loader_checks import worker_deaths_told
 from evalmode.evaluation.runs import Runs
 from evalmode.evaluation.source import Source
 
@@ -22,6 +24,7 @@ __all__ = ["Loading", "ahead"]
 
 _AHEAD = 2  # groups read while one runs: enough to hide reading, few enough to bound memory
 _LOOKED = 4096  # positions looked up at a time
+_FAILURES = 1000  # errors of a stream without a sample between them: it will not go on by itself
 _END = object()
 
 
@@ -102,20 +105,23 @@ class Loading:
             num_workers=self.workers,
             generator=torch.Generator().manual_seed(0),
         )
-        for found in loader:
-            yield from found
+        with worker_deaths_told():
+            for found in loader:
+                yield from found
 
     def _streamed(self) -> Iterator[Sample | Lost]:
         if self.source.stream is None:
             return
         iterator = self.source.stream()
         position = 0
-        failed = False
+        failed = 0
         while self.limit is None or position < self.limit:
             try:
                 value = next(iterator, _END)
-            except Exception as error:  # noqa: BLE001 - a decoder of the user's may raise anything
-                failed = True
+            except Exception as error:
+                failed += 1
+                if failed == _FAILURES:
+                    raise _failing(self.source, error) from error
                 if self._is_done(position):
                     position += 1
                     continue
@@ -126,7 +132,7 @@ class Loading:
                 if failed:
                     yield Lost(-1, "the stream ended at its error: what follows it in the data was not read")
                 return
-            failed = False
+            failed = 0
             if not self._is_done(position):
                 yield Sample(position, value)
             position += 1
@@ -155,6 +161,14 @@ class _Reading:
             return Sample(place, self.dataset[place])
         except Exception as error:  # noqa: BLE001 - a decoder of the user's may raise anything
             return Lost(place, f"it cannot be read: {type(error).__name__}: {error}", _carried(error))
+
+
+def _failing(source: Source, error: Exception) -> TaskError:
+    return TaskError(
+        f"{source.kind} raised {_FAILURES:,} times running without giving a sample: {type(error).__name__}: {error}",
+        expected="a stream that goes on after a bad sample, or ends",
+        fix="end the stream where it cannot go on: raise StopIteration, or return from its generator",
+    )
 
 
 def _carried(error: Exception) -> Exception | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import os
 import time
 from collections.abc import Iterator, Sequence
@@ -14,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evalmode.certificate import EvaluationRecord, SampleRecord
-from evalmode.errors import TaskError, UsageError
+from evalmode.errors import BatchError, EvalmodeError, TaskError, UsageError
 from evalmode.evaluation import whole_metrics
 from evalmode.evaluation.batches import batch_length, batches_from
 from evalmode.evaluation.choice import chosen_metrics, refuse_equal_names
@@ -32,6 +33,7 @@ from evalmode.evaluation.identity import data_identity, described, model_identit
 from evalmode.evaluation.journal import Journal
 from evalmode.evaluation.keeping import Keeping
 from evalmode.evaluation.labels import GROUPS, Labels, inputs_named
+from evalmode.evaluation.loader_checks import endless, require_end, worker_deaths_told
 from evalmode.evaluation.loading import Loading
 from evalmode.evaluation.options import Options
 from evalmode.evaluation.passing import Pass
@@ -51,6 +53,7 @@ from evalmode.task import Task
 
 __all__ = ["Work"]
 
+_END = object()
 _READ = 64  # samples read at a time where nothing says otherwise
 
 
@@ -89,6 +92,8 @@ class Work:
             self.labels.require_length(source.samples)
             self.notes += source.notes
         else:
+            if self.options.limit is None:
+                require_end(self.data)
             self.notes.append("exact=False: batches ran as they came, so figures may depend on how they were made")
         split = self.options.split
         with contextlib.ExitStack() as stack:
@@ -158,11 +163,7 @@ class Work:
 
     def _require_end(self, source: Source) -> None:
         if source.samples is None and self.options.limit is None:
-            raise UsageError(
-                f"{source.kind} is a stream without length: it may never end",
-                expected="a limit, or __len__",
-                fix="limit=10_000, or limit=math.inf if it ends by itself",
-            )
+            raise endless(source.kind)
         if source.stream is not None and self.options.workers:
             self.notes.append("a stream is read in one process: workers= has no effect")
 
@@ -279,13 +280,32 @@ class _AsTheyCome:
 
     def __iter__(self) -> Iterator[Group | Lost]:
         first = 0
-        for batch in self.batches:
+        for batch in self._read():
             size = batch_length(batch) or 0
             count = size if self.limit is None else min(size, self.limit - first)
             yield Group(batch, tuple(range(first, first + count)), size)
             first += count
             if self.limit is not None and first >= self.limit:
                 return
+
+    def _read(self) -> Iterator[Any]:
+        batches = iter(self.batches)
+        for number in itertools.count():
+            try:
+                with worker_deaths_told():
+                    batch = next(batches, _END)
+            except EvalmodeError:
+                raise
+            except Exception as error:
+                fix = "mend it; without exact=False the sample is named, and on_bad_sample='skip' leaves it out"
+                raise BatchError(
+                    f"batch {number} of the data (from 0) cannot be read: {type(error).__name__}: {error}",
+                    expected="batches that can be read: with exact=False none of a batch's samples can be left out",
+                    fix=fix,
+                ) from error
+            if batch is _END:
+                return
+            yield batch
 
 
 def _of_task(task: Task, data: Any, options: Options) -> tuple[Any, Any, Options, str]:
