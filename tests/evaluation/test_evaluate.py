@@ -1,5 +1,7 @@
 """Every sample once, and the same bits whatever the batch size, workers, order or interruption."""
 
+import datetime as dt
+import decimal
 import math
 import os
 
@@ -766,6 +768,54 @@ def test_a_parquet_file_is_read_group_by_group(whole, tmp_path):
     (tmp_path / "torn.parquet").write_bytes(b"PAR1 no")
     with pytest.raises(TaskError, match="no Parquet file"):
         evaluate(MODEL, tmp_path / "torn.parquet")
+
+
+def written(path, **columns):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    table = pa.table({"x": pa.array(INPUTS.tolist(), pa.list_(pa.float32())), "label": LABELS.tolist(), **columns})
+    pq.write_table(table, path, row_group_size=50)
+    return path
+
+
+def test_columns_of_a_parquet_file_that_nobody_reads_stop_nothing(whole, tmp_path):
+    path = written(
+        tmp_path / "a.parquet",
+        note=["a", None, "b"] * 100 + [None],
+        when=[dt.datetime(2020, 1, 1)] * 301,
+        price=[decimal.Decimal("1.5")] * 301,
+        count=[1, None, 2] * 100 + [None],
+    )
+    options = {"split": lambda batch: (batch["x"], batch["label"]), "metrics": METRICS}
+    assert evaluate(MODEL, path, **options).record.metrics == whole.record.metrics
+    with pytest.raises(BatchError, match=r"sample 1: .*a value is missing"):
+        evaluate(MODEL, path, **options, slices="note")
+    with pytest.raises(EvalmodeError):
+        evaluate(MODEL, path, **{**options, "split": lambda batch: ({**batch}["x"], batch["label"])})
+
+
+def test_a_missing_value_that_is_read_leaves_the_other_samples_as_they_are(whole, tmp_path):
+    path = written(tmp_path / "a.parquet", y=[None if place in {3, 60} else int(LABELS[place]) for place in range(301)])
+    result = evaluate(MODEL, path, split=lambda batch: (batch["x"], batch["y"]), metrics=METRICS, on_bad_sample="skip")
+    assert [bad.id for bad in result.record.bad] == ["3", "60"]
+    for name, rows in result.samples.rows.items():
+        assert rows.tobytes() == np.delete(whole.samples.rows[name], [3, 60]).tobytes()
+
+
+def test_nested_lists_of_a_parquet_file_keep_their_type(tmp_path):
+    import pyarrow as pa
+
+    image = pa.array(INPUTS.reshape(301, 3, 4).tolist(), pa.list_(pa.list_(pa.float32())))
+    seen = []
+
+    def split(batch):
+        seen.append(batch["image"])
+        return batch["image"].flatten(1), batch["label"]
+
+    evaluate(MODEL, written(tmp_path / "a.parquet", image=image), split=split)
+    assert (seen[-1].dtype, seen[-1].shape[1:]) == (torch.float32, (3, 4))
+    assert torch.equal(seen[-1][:301], INPUTS.reshape(301, 3, 4))
 
 
 def test_an_interrupted_evaluation_goes_on_from_its_journal(tmp_path):
