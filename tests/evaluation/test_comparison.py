@@ -478,3 +478,12 @@ def test_a_direction_other_than_the_metrics_own_is_refused() -> None:
     with pytest.raises(UsageError, match="higher_is_better=False for accuracy, of which higher is better"):
         evalmode.compare(*kept, metric="accuracy", higher_is_better=False)
     assert evalmode.compare(*kept, higher_is_better=False)["accuracy"].outcome is Outcome.BETTER
+
+
+def test_r_squared_is_found_under_the_name_that_keyboards_have() -> None:
+    draw = torch.Generator().manual_seed(0)
+    inputs = torch.randn(60, 4, generator=draw)
+    found = evalmode.compare(
+        nn.Linear(4, 1), nn.Linear(4, 1), data=(inputs, inputs.sum(1)), metric="R2", progress=False
+    )
+    assert [effect.metric for effect in found.effects] == ["R\u00b2"]

@@ -3,8 +3,11 @@
 import datetime as dt
 import decimal
 import math
-import os
+import signal
+import threading
+import time
 
+import msgspec
 import numpy as np
 import pytest
 import torch
@@ -32,11 +35,13 @@ from evalmode.errors import (
     ModelRunError,
     NonFiniteOutputError,
     NotAModuleError,
+    PredictionsError,
     StalePredictorError,
     TaskError,
     UsageError,
 )
 from evalmode.evaluation.evaluator import evaluate as evaluate_aloud
+from evalmode.measure.metric import Aggregate, Metric
 
 GENERATOR = torch.Generator().manual_seed(3)
 INPUTS = torch.randn(301, 12, generator=GENERATOR)
@@ -457,16 +462,14 @@ def test_as_it_comes_the_batch_that_cannot_be_read_is_named(skip):
 
 
 @pytest.mark.parametrize("exact", [True, False])
-def test_a_worker_that_dies_is_told_with_the_fix(exact):
-    class Deadly(Pairs):
-        def __getitem__(self, place):
-            if place == 50:
-                os._exit(3)
-            return super().__getitem__(place)
+def test_a_worker_that_dies_is_told_with_the_fix(exact, monkeypatch):
+    def dying(loader):  # a real death raises a second time wherever the main thread is
+        raise RuntimeError("DataLoader worker (pid(s) 7) exited unexpectedly")
 
-    data, options = (Deadly(), {"workers": 1}) if exact else (DataLoader(Deadly(), num_workers=1), {"exact": False})
-    with pytest.raises(TaskError, match="a process that reads samples died") as caught:
-        evaluate(MODEL, data, **options)
+    monkeypatch.setattr(DataLoader, "__iter__", dying)
+    options = {"workers": 1} if exact else {"exact": False}
+    with pytest.raises(TaskError, match="a process that reads samples died: DataLoader worker") as caught:
+        evaluate(MODEL, Pairs() if exact else DataLoader(Pairs()), **options)
     assert "workers=0" in caught.value.fix
 
 
@@ -669,6 +672,10 @@ def test_the_result_is_shown_and_written(tmp_path, whole):
         ({"slices": "colour"}, TaskError),
         ({"ids": "name"}, TaskError),
         ({"ids": [1, 2]}, UsageError),
+        ({"journal": 3}, UsageError),
+        ({"keep_predictions": 3}, UsageError),
+        ({"progress": "x"}, UsageError),
+        ({"groups": np.array(["a", 1] * 150 + [None], object)}, UsageError),
         ({"ids": [1] * 301}, UsageError),
         ({"device": "cuda:99"}, UsageError),
     ],
@@ -816,6 +823,75 @@ def test_nested_lists_of_a_parquet_file_keep_their_type(tmp_path):
     evaluate(MODEL, written(tmp_path / "a.parquet", image=image), split=split)
     assert (seen[-1].dtype, seen[-1].shape[1:]) == (torch.float32, (3, 4))
     assert torch.equal(seen[-1][:301], INPUTS.reshape(301, 3, 4))
+
+
+def test_predictions_that_cannot_be_written_are_told_before_the_run(tmp_path):
+    (tmp_path / "file").touch()
+    ran = []
+
+    def forward(model, inputs):
+        ran.append(len(inputs))
+        return model(inputs)
+
+    for path in (tmp_path, tmp_path / "file" / "rows.parquet"):
+        with pytest.raises(PredictionsError, match="cannot write"):
+            evaluate(MODEL, (INPUTS, LABELS), keep_predictions=path, forward=forward)
+    assert not ran
+    evaluate(MODEL, (INPUTS, LABELS), keep_predictions=tmp_path / "new" / "rows.parquet", forward=forward)
+    assert [entry.name for entry in (tmp_path / "new").iterdir()] == ["rows.parquet"]
+
+
+def test_texts_in_an_array_of_objects_are_groups_and_ids(whole):
+    texts = np.array([f"p{place // 2}" for place in range(301)], object)
+    ids = np.array([f"s{place}" for place in range(301)], object)
+    result = evaluate(MODEL, (INPUTS, LABELS), groups=texts, ids=ids, metrics=METRICS)
+    assert result["accuracy"] == evaluate(MODEL, (INPUTS, LABELS), groups=texts.tolist(), metrics=METRICS)["accuracy"]
+    assert result.samples.ids.tolist() == ids.tolist()
+
+
+def test_samples_that_share_an_id_are_said():
+    rows = [{"x": INPUTS[place], "label": int(LABELS[place]), "name": f"p{place // 2}"} for place in range(40)]
+    options = {"split": lambda batch: (batch["x"], batch["label"]), "ids": "name"}
+    assert any("20 samples have the id" in note for note in evaluate(MODEL, rows, **options).record.notes)
+    assert not any("have the id" in note for note in evaluate(MODEL, rows[::2], **options).record.notes)
+
+
+def test_rows_of_a_proportion_are_booleans():
+    def right(outputs, target):
+        return (outputs.argmax(1) == target).double()
+
+    result = evaluate(MODEL, (INPUTS, LABELS), metrics=["accuracy", Metric("right", right, Aggregate.PROPORTION, True)])
+    assert msgspec.structs.replace(result["right"], name="accuracy") == result["accuracy"]
+    assert result.samples.rows["right"].dtype == np.bool_
+    share = Metric("share", lambda outputs, target: outputs.softmax(1)[:, 0], Aggregate.PROPORTION, True)
+    with pytest.raises(TaskError, match="'share' is a proportion") as caught:
+        evaluate(MODEL, (INPUTS, LABELS), metrics=[share])
+    assert "Aggregate.MEAN" in caught.value.fix
+
+
+def test_ctrl_c_while_intervals_are_made_says_how_to_go_on(monkeypatch, tmp_path):
+    def stopping(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("evalmode.evaluation.work.records_of", stopping)
+    with pytest.raises(KeyboardInterrupt, match="stopped after 301 of 301 samples: the same call with journal="):
+        evaluate(MODEL, (INPUTS, LABELS), journal=tmp_path / "run.journal")
+
+
+def test_one_ctrl_c_ends_a_stream_that_blocks():
+    released = threading.Event()
+
+    class Blocking(IterableDataset):
+        def __iter__(self):
+            yield from ((INPUTS[place], int(LABELS[place])) for place in range(300))
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+            released.wait(60)
+
+    started = time.monotonic()
+    with pytest.raises(KeyboardInterrupt, match="stopped after"):
+        evaluate(MODEL, Blocking(), limit=10_000)
+    assert time.monotonic() - started < 30
+    released.set()
 
 
 def test_an_interrupted_evaluation_goes_on_from_its_journal(tmp_path):

@@ -156,6 +156,8 @@ def given_values(values: Any, name: str) -> Values:
 
 def _one_each(values: Any, name: str) -> Values:
     array = np.asarray(values.cpu() if isinstance(values, torch.Tensor) else values)
+    if array.dtype.kind == "O" and array.ndim == 1 and len({type(value) for value in array}) == 1:
+        array = np.array(array.tolist())  # a column of pandas is one of objects
     if array.ndim != 1 or array.dtype.kind not in "biufU":
         raise UsageError(
             f"{name} is {array.dtype} of shape {array.shape}",

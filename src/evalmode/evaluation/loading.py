@@ -25,6 +25,7 @@ __all__ = ["Loading", "ahead"]
 _AHEAD = 2  # groups read while one runs: enough to hide reading, few enough to bound memory
 _LOOKED = 4096  # positions looked up at a time
 _FAILURES = 1000  # errors of a stream without a sample between them: it will not go on by itself
+_PATIENCE = 1.0  # seconds that Ctrl-C waits for a sample that is being read: a stream may block for ever
 _END = object()
 
 
@@ -214,6 +215,7 @@ def ahead(items: Iterable[Any], depth: int) -> Iterator[Any]:
 
     thread = threading.Thread(target=read, name="evalmode-loading", daemon=True)
     thread.start()
+    patience = None
     try:
         while True:
             item, error = held.get()
@@ -222,6 +224,9 @@ def ahead(items: Iterable[Any], depth: int) -> Iterator[Any]:
             if item is _END:
                 return
             yield item
+    except KeyboardInterrupt:
+        patience = _PATIENCE
+        raise
     finally:
         stopped.set()
-        thread.join()
+        thread.join(patience)

@@ -165,4 +165,4 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def _plain(name: str) -> str:
-    return name.strip().lower().replace("_", " ").replace("-", " ")
+    return name.strip().lower().replace("_", " ").replace("-", " ").replace("\u00b2", "2")

@@ -54,6 +54,9 @@ class Options:
         if self.limit is not None and self.limit != math.inf:
             _whole("limit", self.limit, 1)
         _whole("workers", self.workers, 0)
+        _path("journal", self.journal)
+        if not isinstance(self.keep_predictions, bool):
+            _path("keep_predictions", self.keep_predictions)
         if self.on_bad_sample not in {"error", "skip"}:
             raise UsageError(f"on_bad_sample is {self.on_bad_sample!r}", expected="'error' or 'skip'")
 
@@ -61,6 +64,11 @@ class Options:
     def most(self) -> int | None:
         """How many samples are evaluated at most; None where all are."""
         return None if self.limit is None or self.limit == math.inf else int(self.limit)
+
+
+def _path(name: str, value: object) -> None:
+    if value is not None and not isinstance(value, str | os.PathLike):
+        raise UsageError(f"{name} is {value!r}", expected="the path of a file", fix=f"{name}='test.{name}'")
 
 
 def _whole(name: str, value: object, least: int) -> None:

@@ -11,9 +11,11 @@ One row per sample in the order of the data. The schema's metadata holds the eva
 from __future__ import annotations
 
 import base64
+import errno
 import hashlib
 import os
 import stat
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -36,7 +38,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-__all__ = ["Predictions", "read_predictions", "write_predictions"]
+__all__ = ["Predictions", "read_predictions", "require_writable", "write_predictions"]
 
 Values = NDArray[Any]
 FORMAT_VERSION: Final = 1
@@ -127,6 +129,23 @@ def write_predictions(path: str | os.PathLike[str], evaluation: _Evaluated) -> P
     with _told(target, "write"), atomic_file(target) as file:
         _write(file, columns, _metadata(parts, columns))
     return target
+
+
+def require_writable(path: str | os.PathLike[str]) -> None:
+    """Find out before an evaluation whether its predictions can be written afterwards; nothing is left of the trial.
+
+    Raises:
+        PredictionsError: they cannot.
+        MissingExtraError: pyarrow is not installed.
+    """
+    _parquet()
+    target = Path(path)
+    with _told(target, "write"):
+        if target.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        there = next(folder for folder in target.absolute().parents if folder.exists())
+        with tempfile.TemporaryFile(dir=there):
+            pass
 
 
 def read_predictions(path: str | os.PathLike[str]) -> Predictions:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from evalmode.errors import UsageError
 from evalmode.evaluation.reading import Reading
 
 if TYPE_CHECKING:
@@ -129,10 +130,20 @@ def _quantile(confidence: float) -> float:
 
 @contextlib.contextmanager
 def shown(progress: bool | OnProgress) -> Any:
-    """The function to tell progress to: the caller's own, a bar where a terminal listens, or None."""
+    """The function to tell progress to: the caller's own, a bar where a terminal listens, or None.
+
+    Raises:
+        UsageError: it is neither a boolean nor a function.
+    """
     if callable(progress):
         yield progress
         return
+    if not isinstance(progress, bool):
+        raise UsageError(
+            f"progress is {progress!r}",
+            expected="True, False, or a function that is called with a Progress",
+            fix="progress=False shows nothing",
+        )
     if not progress or not sys.stderr.isatty():
         yield None
         return

@@ -16,6 +16,7 @@ from evalmode.evaluation.answers import Answered, answered
 from evalmode.evaluation.choice import Chosen, MetricFunction, chosen_loss, inferred_metrics, refuse_equal_names
 from evalmode.evaluation.outputs import as_tensor
 from evalmode.evaluation.untouched import Untouched
+from evalmode.measure.metric import Aggregate
 from evalmode.observe.tree import describe, map_leaves
 
 __all__ = ["Reader", "Reading", "row_alone", "rows_again"]
@@ -203,6 +204,8 @@ def _checked(chosen: Chosen, result: Any, size: int) -> Values:
             expected=f"one value per sample: a tensor of shape ({size},)",
             fix="e.g. torch.nn.functional.cross_entropy(outputs, target, reduction='none'), or .flatten(1).mean(1)",
         )
+    if chosen.metric is not None and chosen.metric.aggregate is Aggregate.PROPORTION:
+        values = _yes_or_no(name, values)
     if values.dtype is torch.bool:
         return values.cpu().numpy().copy()
     numbers: Values = values.cpu().double().numpy().copy()
@@ -213,6 +216,17 @@ def _checked(chosen: Chosen, result: Any, size: int) -> Values:
             fix="leave samples without a value out in split(batch)",
         )
     return numbers
+
+
+def _yes_or_no(name: str, values: Tensor) -> Tensor:
+    """The rows of a proportion as booleans."""
+    if not bool(((values == 0) | (values == 1)).all()):
+        raise TaskError(
+            f"the metric {name!r} is a proportion, and gave values other than 0 and 1",
+            expected="for each sample whether it counts",
+            fix="Aggregate.MEAN is that of shares and other numbers",
+        )
+    return values.bool()
 
 
 def _kept(values: Tensor | None, size: int, count: int, *, whole: bool) -> Values | None:

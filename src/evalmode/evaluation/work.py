@@ -39,7 +39,7 @@ from evalmode.evaluation.options import Options
 from evalmode.evaluation.parquet import ParquetRows
 from evalmode.evaluation.passing import Pass
 from evalmode.evaluation.pictures import picture_of
-from evalmode.evaluation.predictions import write_predictions
+from evalmode.evaluation.predictions import require_writable, write_predictions
 from evalmode.evaluation.progress import OnProgress, Tracker, shown
 from evalmode.evaluation.reading import Reader
 from evalmode.evaluation.result import Evaluation
@@ -98,6 +98,8 @@ class Work:
             if self.options.limit is None:
                 require_end(self.data)
             self.notes.append("exact=False: batches ran as they came, so figures may depend on how they were made")
+        if isinstance(self.options.keep_predictions, str | os.PathLike):
+            require_writable(self.options.keep_predictions)
         split = self.options.split
         with contextlib.ExitStack() as stack:
             journal = None
@@ -120,9 +122,12 @@ class Work:
             stack.enter_context(self.runner.running())
             self._pass(work, loading, source)
             tracker.finish()
-            evaluation = self._evaluation(work, keeping)
-            if journal is not None:
-                evaluation = _finished(journal, evaluation)
+            try:
+                evaluation = self._evaluation(work, keeping)
+                if journal is not None:
+                    evaluation = _finished(journal, evaluation)
+            except KeyboardInterrupt:
+                raise KeyboardInterrupt(self._stopped(keeping, loading.samples)) from None
         return self._kept(evaluation)
 
     def _pass(self, work: Pass, loading: _AsTheyCome | Loading, source: Source | None) -> None:
@@ -213,6 +218,8 @@ class Work:
     def _evaluation(self, work: Pass, keeping: Keeping) -> Evaluation:
         places = keeping.places()
         samples = keeping.result()
+        if self.labels.id_column is not None and (twice := len(samples) - len(np.unique(samples.ids))):
+            self.notes.append(f"ids: {twice} samples have the id of another one, so results cannot be compared by it")
         metrics = metrics_of(self.reader.chosen or (), samples)
         confidence = self.options.confidence
         clusters = self._clusters(samples)
