@@ -7,6 +7,7 @@ import pytest
 from evalmode.certificate import Certificate
 from evalmode.checking.catalog import CLAUSE_FILES
 from evalmode.cli.main import main
+from evalmode.predictor.artifact_file import MAGIC
 
 
 def test_kept(task_folder, capsys):
@@ -48,6 +49,18 @@ def test_broken_says_where_and_how_to_mend_it_and_ends_with_1(task_folder, capsy
     assert "BROKEN" in shown
     assert "Test set, 10 samples" in shown
     assert not Certificate.load("certificate.json").ok
+
+
+def test_no_artifact_of_an_earlier_run_stays_beside_a_new_certificate(task_folder, capsys):
+    for task, status in (("broken.py", 1), ("task.py", 0)):
+        Path("out").mkdir(exist_ok=True)
+        Path("out/model.evalmode").write_bytes(MAGIC + b"of an earlier run")
+        assert main(["certify", task, "--budget", "0", "--limit", "8", "--out", "out"]) == status
+        assert not Path("out/model.evalmode").exists()
+        assert "removed out/model.evalmode: it was of an earlier run" in capsys.readouterr().err
+    Path("out/model.evalmode").write_text("notes", encoding="utf-8")
+    assert main(["certify", "task.py", "--budget", "0", "--limit", "8", "--out", "out"]) == 0
+    assert Path("out/model.evalmode").read_text(encoding="utf-8") == "notes"
 
 
 def test_json_is_exactly_the_certificate(task_folder, capfdbinary):

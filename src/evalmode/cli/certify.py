@@ -103,9 +103,13 @@ def certify_task(
     steps: list[tuple[str, str]] = []
     if folder is not None:
         steps.append(("certificate", str(certificate.save(folder / "certificate.json"))))
+        written: list[tuple[str, str]] = []
         if fast is not None:
             fast.attach(certificate)
-            steps += _model_step(fast, folder / "model.evalmode")
+            written = _model_step(fast, folder / "model.evalmode")
+        if not written:
+            _remove_earlier(folder / "model.evalmode")
+        steps += written
         steps += _report_step(certificate, folder / "report.html")
     steps += _next_steps(certificate, reference)
     print_certificate(certificate, output_format, lambda made: certificate_text(made, next_steps=steps))
@@ -125,6 +129,23 @@ def _model_step(fast: OptimizedPredictor, path: Path) -> list[tuple[str, str]]:
         return []
     native = any(backend_named(shape.backend).native_code for shape in fast.plan.configurations)
     return [("model", f"{saved}   machine code: loads with --allow-native" if native else saved)]
+
+
+def _remove_earlier(path: Path) -> None:
+    """The artifact of an earlier run would pass for the one of the certificate that now lies beside it."""
+    from evalmode.cli.options import begins_as_artifact
+    from evalmode.cli.printing import say
+
+    if not path.is_file():
+        return
+    try:
+        if not begins_as_artifact(path):
+            return
+        path.unlink()
+    except OSError as error:
+        say(f"{path} is of an earlier run, not of this certificate, and cannot be removed: {error.strerror}")
+    else:
+        say(f"removed {path}: it was of an earlier run, not of this certificate")
 
 
 def _report_step(certificate: Certificate, path: Path) -> list[tuple[str, str]]:

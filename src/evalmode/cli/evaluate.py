@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from evalmode.cli.options import Defaults, DeviceOption, WeightsOption, settings_for
+from evalmode.cli.options import Defaults, DeviceOption, WeightsOption, begins_as_artifact, settings_for
 
 if TYPE_CHECKING:
     from evalmode.evaluation.result import Evaluation
@@ -229,11 +229,6 @@ def _slices(given: list[str] | None) -> list[Any] | None:
 
 
 def _is_artifact(target: str | None) -> bool:
-    return target is not None and (target.endswith(".evalmode") or (os.path.isfile(target) and _begins_as_one(target)))
-
-
-def _begins_as_one(path: str) -> bool:
-    from evalmode.predictor.artifact_file import MAGIC
-
-    with open(path, "rb") as file:
-        return file.read(len(MAGIC)) == MAGIC
+    return target is not None and (
+        target.endswith(".evalmode") or (os.path.isfile(target) and begins_as_artifact(target))
+    )

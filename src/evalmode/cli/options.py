@@ -26,6 +26,7 @@ __all__ = [
     "ProbesOption",
     "SelectOption",
     "WeightsOption",
+    "begins_as_artifact",
     "settings_for",
 ]
 
@@ -58,6 +59,14 @@ ProbesOption = Annotated[Probes | None, typer.Option("--probes", help="How much 
 FormatOption = Annotated[
     Format, typer.Option("--format", help="Print text, the certificate as JSON, or text with GitHub annotations.")
 ]
+
+
+def begins_as_artifact(path: str | Path) -> bool:
+    """Whether the file opens as an artifact does; whether it is a sound one is said when it is read."""
+    from evalmode.predictor.artifact_file import MAGIC
+
+    with open(path, "rb") as file:
+        return file.read(len(MAGIC)) == MAGIC
 
 
 def settings_for(target: str | None) -> Settings:
