@@ -18,7 +18,7 @@ from torch import nn
 
 import evalmode
 from evalmode.backends.backend import Backend
-from evalmode.certificate import Certificate, Environment, EvaluationRecord, MetricRecord
+from evalmode.certificate import Certificate, Environment, EvaluationRecord, MetricRecord, SliceRecord
 from evalmode.certification.differences import differences
 from evalmode.certification.retested import Outcome, Retested
 from evalmode.clause import Verdict
@@ -108,7 +108,8 @@ def test_other_weights_are_said_and_so_are_the_figures_they_give(made: Certifica
         model[-1].weight.neg_()
     verification = evalmode.verify(made, model, pairs())
     assert not verification.ok
-    assert {result.name for result in verification.differing} == {"weights", "accuracy", "log loss"}
+    assert {result.name for result in verification.differing} >= {"weights", "accuracy", "log loss"}
+    assert {result.part for result in verification.differing} == {"model", "test set"}
     assert "by the same plan on the same machine" in outcome(verification, "log loss").detail
 
 
@@ -178,23 +179,62 @@ def test_every_part_of_the_environment_is_compared_and_can_be_ignored(made: Cert
         assert "(ignored)" in str(left_out)
 
 
-def test_figures_of_another_machine_are_held_against_the_interval_and_that_is_said(made: Certificate) -> None:
-    loss = made.evaluation.metrics[1].value
-    for share, expected in ((1.01, Outcome.SAME), (3.0, Outcome.DIFFERS)):
-        edited = with_metric(made, "log loss", value=share * loss, low=share * loss / 2, high=share * loss * 2)
+def test_figures_of_another_machine_are_held_against_the_interval_here_and_that_is_said(made: Certificate) -> None:
+    figure = made.evaluation.metrics[1]
+    width = figure.high - figure.low
+    for shift, expected in ((0.1 * width, Outcome.SAME), (2 * width, Outcome.DIFFERS)):
+        moved = {"value": figure.value + shift, "low": figure.low + shift, "high": figure.high + shift}
+        edited = with_metric(made, "log loss", **moved)
         elsewhere = with_environment(edited, processor="another")
         here = evalmode.Verification(elsewhere, made, differences(elsewhere, made))
         found = outcome(here, "log loss")
         assert found.outcome is expected, found
-        assert "with other processor" in found.detail and "its interval" in found.detail
+        assert "with other processor" in found.detail and "interval" in found.detail
         same = evalmode.Verification(edited, made, differences(edited, made))
         assert outcome(same, "log loss").outcome is Outcome.DIFFERS
 
 
-def test_without_an_interval_another_machines_figure_cannot_be_tested(made: Certificate) -> None:
-    edited = with_environment(with_metric(made, "log loss", value=0.5, low=None, high=None), cores=99)
-    found = outcome(evalmode.verify(edited, small(), pairs()), "log loss")
+@pytest.mark.parametrize("values", [{"value": 0.9, "low": 0.0, "high": 2.0}, {"low": 0.0, "high": 1.0}, {"count": 40}])
+def test_no_interval_or_count_of_the_certificate_alone_lets_it_pass_elsewhere(
+    made: Certificate, values: dict[str, Any]
+) -> None:
+    edited = with_environment(with_metric(made, "accuracy", **values), processor="another")
+    told = evalmode.Verification(edited, made, differences(edited, made))
+    assert outcome(told, "accuracy").outcome is Outcome.DIFFERS
+
+
+def test_without_an_interval_here_another_machines_figure_cannot_be_tested(made: Certificate) -> None:
+    edited = with_environment(with_metric(made, "log loss", value=0.5), cores=99)
+    here = with_metric(made, "log loss", low=None, high=None)
+    found = outcome(evalmode.Verification(edited, here, differences(edited, here)), "log loss")
     assert found.outcome is Outcome.UNTESTED and "no interval" in found.detail
+
+
+def test_everything_that_the_same_evaluation_gives_is_compared_on_the_same_machine(made: Certificate) -> None:
+    first, second = made.evaluation.metrics
+    confusion = made.evaluation.confusion
+    edits: dict[str, dict[str, Any]] = {
+        "accuracy": {"metrics": (msgspec.structs.replace(first, low=0.0, high=1.0), second)},
+        "log loss": {"metrics": (first,)},
+        "another": {"metrics": (first, second, msgspec.structs.replace(second, name="another"))},
+        "confusion": {"confusion": msgspec.structs.replace(confusion, counts=((40, 0, 0), (0, 0, 0), (0, 0, 0)))},
+        "calibration": {"calibration": ()},
+        "slices": {"slices": (SliceRecord(by="class", name="0", samples=14),)},
+        "skipped": {"skipped": 3},
+        "worst": {"worst": ()},
+    }
+    for name, values in edits.items():
+        edited = changed(made, evaluation=msgspec.structs.replace(made.evaluation, **values))
+        told = evalmode.Verification(edited, made, differences(edited, made))
+        assert {result.name for result in told.differing} == {name}
+    counted = with_metric(made, "accuracy", count=40)
+    told = evalmode.Verification(counted, made, differences(counted, made))
+    assert outcome(told, "accuracy").outcome is Outcome.DIFFERS and "count 40, here " in str(told)
+
+
+def test_a_figure_that_is_no_number_is_the_same_again(made: Certificate) -> None:
+    nothing = with_metric(made, "log loss", value=float("nan"), low=None, high=None)
+    assert all(result.outcome is Outcome.SAME for result in differences(nothing, nothing))
 
 
 def test_more_data_is_cut_to_what_was_evaluated_and_less_is_said(made: Certificate) -> None:
@@ -280,15 +320,15 @@ def test_a_figure_differs_exactly_where_it_should(
 
     then, now = certificate(value, "", 1), certificate(here, plan, cores)
     (found,) = [result for result in differences(then, now) if result.name == "m"]
-    metric, comparable = then.evaluation.metrics[0], (plan, cores) == ("", 1)
-    if value == here:
-        expected = Outcome.SAME
-    elif comparable:
-        expected = Outcome.DIFFERS
+    claimed, metric = then.evaluation.metrics[0], now.evaluation.metrics[0]
+    if (plan, cores) == ("", 1):
+        expected = Outcome.SAME if claimed == metric else Outcome.DIFFERS
     elif metric.low is None:
-        expected = Outcome.UNTESTED
+        expected = Outcome.SAME if value == here else Outcome.UNTESTED
     else:
-        expected = Outcome.SAME if metric.low <= here <= metric.high else Outcome.DIFFERS
+        width = metric.high - metric.low
+        alike = abs(claimed.low - metric.low) <= width and abs(claimed.high - metric.high) <= width
+        expected = Outcome.SAME if metric.low <= value <= metric.high and alike else Outcome.DIFFERS
     assert found.outcome is expected
     assert all(result.outcome is Outcome.SAME for result in differences(then, then))
 

@@ -29,7 +29,7 @@ def test_nothing_differs(certified, capsys):
     shown = capsys.readouterr()
     lines = shown.out.splitlines()
     assert lines[0].startswith("Certificate of task.py, made ")
-    assert "✓ model           the same weights and class" in lines
+    assert "✓ model            the same weights and class" in lines
     assert lines[-1].startswith("SAME  ")
     assert max(map(len, lines)) <= 80
     assert "\x1b" not in shown.out and shown.err == ""

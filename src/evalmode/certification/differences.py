@@ -1,12 +1,16 @@
 """Two certificates side by side, the one that was given and the one that was made here: what is the same, what differs.
 
 Pure: nothing is run. Verdicts have to be equal; figures of the same plan on the same machine have to have the same
-bits, and elsewhere have to lie within the interval that the certificate gives.
+bits, with their intervals, counts, slices, confusion and calibration; elsewhere they have to lie within the interval
+that is computed here, never in one that the certificate alone gives.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
+
+import msgspec
 
 from evalmode.certificate import (
     Certificate,
@@ -22,11 +26,14 @@ from evalmode.certification.retested import Outcome, Retested
 from evalmode.clause import Verdict
 from evalmode.finding import Finding, Severity
 
-__all__ = ["differences"]
+__all__ = ["DETAILS", "differences"]
 
 _SAME, _DIFFERS, _UNTESTED = Outcome.SAME, Outcome.DIFFERS, Outcome.UNTESTED
 _MACHINE = ("torch", "device", "processor", "cores", "threads", "platform")
 """What decides the bits of an answer; the versions of Python and of evalmode do not."""
+_ROUNDING = 1e-9
+DETAILS = ("skipped", "slices", "confusion", "calibration", "worst")
+"""What an evaluation gives beside its figures."""
 
 
 def differences(
@@ -167,12 +174,12 @@ def _test_set(then: Certificate, here: Certificate, missing: str) -> Iterable[Re
             yield Retested("test set", name, _UNTESTED, missing or "no data was given")
         return
     yield _samples(before, now)
-    found = {metric.name: metric for metric in now.metrics}
     apart = _why_not_bitwise(then, here, before, now)
-    for metric in before.metrics:
-        yield _figure(metric, found.get(metric.name), apart)
+    yield from _figures(before, now, apart)
     if before.same_answers is not None:
         yield _same_answers(before, now, apart)
+    for name, kept, made in _details(before, now):
+        yield _detail(name, kept, made, apart)
 
 
 def _samples(before: EvaluationRecord, now: EvaluationRecord) -> Retested:
@@ -198,24 +205,95 @@ def _why_not_bitwise(then: Certificate, here: Certificate, before: EvaluationRec
     return ""
 
 
-def _figure(then: MetricRecord, here: MetricRecord | None, apart: str) -> Retested:
-    if here is None:
-        return Retested("test set", then.name, _UNTESTED, "the data gave no such figure here")
-    if then.value == here.value:
-        return Retested("test set", then.name, _SAME, f"{_number(then, then.value)}, the same bits")
+def _figures(before: EvaluationRecord, now: EvaluationRecord, apart: str) -> Iterable[Retested]:
+    """Every figure that either of the two has."""
+    found = {metric.name: metric for metric in now.metrics}
+    for metric in before.metrics:
+        if metric.name in found:
+            yield _figure(metric, found.pop(metric.name), apart)
+        else:
+            detail = f"{_number(metric, metric.value)}, here no such figure: other metrics than then, or another name"
+            yield Retested("test set", metric.name, _DIFFERS, detail)
+    for name, metric in found.items():
+        detail = f"not in the certificate, here {_number(metric, metric.value)}"
+        yield Retested("test set", name, _DIFFERS, detail)
+
+
+def _figure(then: MetricRecord, here: MetricRecord, apart: str) -> Retested:
+    value = _equal_bits(then.value, here.value)
     before, now = _number(then, then.value), _number(here, here.value)
-    if before == now:
+    if before == now and not value:
         before, now = repr(then.value), repr(here.value)
     if not apart:
-        detail = f"{_beside(before, now)}, by the same plan on the same machine"
-        return Retested("test set", then.name, _DIFFERS, detail)
-    if then.low is None or then.high is None:
-        reason = f"{_beside(before, now)} {apart}; the certificate gives no interval to hold it against"
+        if not value:
+            detail = f"{_beside(before, now)}, by the same plan on the same machine"
+            return Retested("test set", then.name, _DIFFERS, detail)
+        parts = [
+            f"{name} {_beside(getattr(then, name), getattr(here, name))}"
+            for name in ("low", "high", "confidence", "method", "count", "total")
+            if not _equal_bits(getattr(then, name), getattr(here, name))
+        ]
+        if parts:
+            return Retested("test set", then.name, _DIFFERS, f"{now}, but {'; '.join(parts)}")
+    elif wrong := _not_comparable(then, here):
+        return Retested("test set", then.name, _DIFFERS, f"{_beside(before, now)} {apart}, but {wrong}")
+    if value:
+        return Retested("test set", then.name, _SAME, f"{now}, the same bits")
+    if here.low is None or here.high is None:
+        reason = f"{_beside(before, now)} {apart}; no interval can be given here to hold it against"
         return Retested("test set", then.name, _UNTESTED, reason)
-    between = f"its interval, {_number(then, then.low)} to {_number(then, then.high)}"
-    if then.low <= here.value <= then.high:
+    between = f"the interval here, {_number(here, here.low)} to {_number(here, here.high)}"
+    if here.low <= then.value <= here.high:
         return Retested("test set", then.name, _SAME, f"{_beside(before, now)} {apart}: within {between}")
     return Retested("test set", then.name, _DIFFERS, f"{_beside(before, now)} {apart}: outside {between}")
+
+
+def _not_comparable(then: MetricRecord, here: MetricRecord) -> str:
+    """What no other machine explains: another number of samples, a count or an interval that is not the figure's."""
+    if then.total != here.total:
+        return f"of {_beside(f'{then.total:,}', f'{here.total:,}')} samples"
+    if (then.count is None) != (here.count is None):
+        return "one of the two has no count"
+    if then.count is not None and then.total and abs(then.count / then.total - then.value) > _ROUNDING:
+        return f"its count is {then.count:,} of {then.total:,}"
+    if then.low is None or then.high is None or here.low is None or here.high is None:
+        return ""
+    if max(abs(then.low - here.low), abs(then.high - here.high)) > here.high - here.low:
+        claimed = f"{_number(then, then.low)} to {_number(then, then.high)}"
+        return f"its interval is {_beside(claimed, f'{_number(here, here.low)} to {_number(here, here.high)}')}"
+    return ""
+
+
+def _details(before: EvaluationRecord, now: EvaluationRecord) -> Iterable[tuple[str, object, object]]:
+    """The rest that a repeated evaluation gives, where either of the two has it; drawn images are left out."""
+    for name in DETAILS:
+        kept, made = getattr(before, name), getattr(now, name)
+        if name == "worst":
+            kept, made = ([msgspec.structs.replace(each, image="") for each in part] for part in (kept, made))
+        if kept or made:
+            yield name, kept, made
+
+
+def _detail(name: str, kept: object, made: object, apart: str) -> Retested:
+    if msgspec.json.encode(kept) == msgspec.json.encode(made):
+        return Retested("test set", name, _SAME)
+    if not kept or not made:
+        return Retested("test set", name, _DIFFERS, f"{_size(kept)}, here {_size(made)}")
+    if apart:
+        return Retested("test set", name, _UNTESTED, f"not the same {apart}")
+    detail = _beside(kept, made) if isinstance(kept, int) else "not what the same plan gives on the same machine"
+    return Retested("test set", name, _DIFFERS, detail)
+
+
+def _size(part: object) -> str:
+    return str(part) if isinstance(part, int) else "given" if part else "none"
+
+
+def _equal_bits(then: object, here: object) -> bool:
+    """Equal, NaN and NaN too."""
+    if isinstance(then, float) and isinstance(here, float) and math.isnan(then):
+        return math.isnan(here)
+    return then == here
 
 
 def _same_answers(before: EvaluationRecord, now: EvaluationRecord, apart: str) -> Retested:

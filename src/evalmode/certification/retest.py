@@ -15,7 +15,7 @@ from torch import nn
 
 from evalmode.certificate import Certificate, EvaluationRecord
 from evalmode.certification.artifact_retest import NO_MODEL, certified_again, loaded_again
-from evalmode.certification.differences import differences
+from evalmode.certification.differences import DETAILS, differences
 from evalmode.certification.optimized import budget_of
 from evalmode.certification.preparation import inputs_as_then, model_device, module_of
 from evalmode.certification.retested import PARTS, Retested, Verification
@@ -55,7 +55,7 @@ def verify(
 
     The model's weights, the environment, every clause (as much is tried, and the same is allowed, as then), the plan,
     and the figures of the test set. Verdicts have to be equal. Figures have to have the same bits where the same plan
-    runs on the same machine; elsewhere they have to lie within the certificate's intervals, and that is said.
+    runs on the same machine; elsewhere they have to lie within the intervals that are computed here, and that is said.
 
     Parameters:
         certificate: a certificate, its JSON file, or an artifact that carries one.
@@ -129,12 +129,14 @@ def _read(source: Certificate | Source) -> Certificate:
 
 def _checked_ignore(ignore: str | Iterable[str], then: Certificate) -> tuple[str, ...]:
     names = (ignore,) if isinstance(ignore, str) else tuple(ignore)
-    known = {*PARTS, "weights", "class", "inputs", "samples", "plan", "golden outputs"}
-    known |= set(msgspec.structs.asdict(then.environment)) | {result.clause for result in then.clauses}
-    known |= {metric.name for metric in then.evaluation.metrics} if then.evaluation is not None else set()
+    known = [*PARTS, "weights", "class", *msgspec.structs.asdict(then.environment), "inputs"]
+    known += [result.clause for result in then.clauses]
+    known += ["golden outputs", "samples", "answers as plain", *DETAILS]
+    known += [metric.name for metric in then.evaluation.metrics] if then.evaluation is not None else []
     for name in names:
         if name not in known:
-            raise UsageError(f"ignore names {name!r}, which is nothing that is tested", expected=", ".join(PARTS))
+            expected = f"a part ({', '.join(PARTS)}), or one result ({', '.join(known[len(PARTS) :])})"
+            raise UsageError(f"ignore names {name!r}, which is nothing that is tested", expected=expected)
     return names
 
 

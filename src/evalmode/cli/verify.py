@@ -48,7 +48,8 @@ IgnoreOption = Annotated[
     typer.Option(
         "--ignore",
         metavar="PART",
-        help="Show differences in it, and do not count them: environment, or threads. May be repeated.",
+        help="Show differences in it, and do not count them: a part (model, environment, contract, plan, test set), or "
+        "one result by its name, as threads or accuracy. May be repeated.",
     ),
 ]
 NativeOption = Annotated[
