@@ -8,6 +8,7 @@ import torch
 import evalmode
 from evalmode.certificate import EvaluationRecord
 from evalmode.cli.main import main
+from evalmode.errors import UsageError
 
 
 def record_of(text):
@@ -137,3 +138,17 @@ def test_an_interruption_says_how_to_go_on(task_folder, capsys, monkeypatch):
 def test_wrong_options_end_with_2(task_folder, capsys, wrong):
     assert main(["evaluate", "task.py", *wrong]) == 2
     assert capsys.readouterr().err
+
+
+@pytest.mark.parametrize("option", ["--out", "--keep-predictions", "--journal"])
+def test_a_file_that_cannot_be_written_is_said_before_any_work(task_folder, capsys, option):
+    Path("task.py").write_text("raise RuntimeError('must not be loaded')", encoding="utf-8")
+    assert main(["evaluate", "task.py", option, "x" * 300]) == 2
+    said = capsys.readouterr().err
+    assert "UsageError: cannot write 'xxx" in said and f"fix: {option} FILE" in said
+
+
+def test_saving_where_it_cannot_be_written_is_the_users_mistake(tmp_path):
+    result = evalmode.evaluate(torch.nn.Linear(3, 3), (torch.eye(3), torch.arange(3)), progress=False)
+    with pytest.raises(UsageError, match="cannot write"):
+        result.save(tmp_path / ("x" * 300))

@@ -172,3 +172,19 @@ def test_an_interruption_ends_with_130_and_one_line(folder):
     finally:
         process.kill()
     assert (process.returncode, out, errors) == (130, b"", b"evalmode: stopped\n")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("arguments", [["explain", "EM171"], ["--version"]])
+def test_a_full_disk_is_one_line_and_no_defect(arguments, unbuffered):
+    source = str(Path(evalmode.__file__).parents[1])
+    environment = {**os.environ, "PYTHONPATH": source, "PYTHONUNBUFFERED": unbuffered}
+    with open("/dev/full", "w", encoding="utf-8") as full:
+        process = subprocess.run(
+            [sys.executable, "-m", "evalmode", *arguments],
+            stdout=full, stderr=subprocess.PIPE, env=environment, check=False,
+        )  # fmt: skip
+    said = process.stderr.decode().splitlines()
+    assert said == ["evalmode: cannot write the result: No space left on device"]
+    assert process.returncode == 2

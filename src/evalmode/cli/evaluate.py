@@ -110,13 +110,13 @@ def evaluate_task(
     ] = EvaluationFormat.TEXT,
 ) -> None:
     """Evaluate a model on its test data: every sample once, every figure with its interval."""
-    from evalmode.cli.printing import users_code, writable_folder
+    from evalmode.cli.printing import users_code, writable_file
     from evalmode.evaluation.evaluator import evaluate
 
     defaults = Defaults(settings_for(None if _is_artifact(target) else target))
-    for path in (out, keep_predictions, journal):
+    for option, path in (("--out", out), ("--keep-predictions", keep_predictions), ("--journal", journal)):
         if path is not None:
-            writable_folder(path.parent)
+            writable_file(path, option)
     model, rows, options = _loaded(target, data, weights, device, defaults, allow_native=allow_native)
     defaults.say_used()
     if metrics:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
 import sys
@@ -35,6 +36,8 @@ COMMANDS = (
     "verify",
 )
 _INTERRUPTED, _BROKEN_PIPE = 130, 141  # 128 + the signal's number, as shells count
+_FULL = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EIO}
+_UNWRITTEN = 2  # as where a file cannot be written
 _DEFECT = 70  # EX_SOFTWARE of sysexits.h: no verdict on the model
 
 
@@ -52,11 +55,14 @@ def main(argv: list[str] | None = None) -> int:
     try:
         typer.main.get_command(app).main(args=arguments, prog_name="evalmode")
     except SystemExit as end:
-        return end.code if isinstance(end.code, int) else int(end.code is not None)
-    except Exception:  # noqa: BLE001 - a defect of evalmode, shown whole: its status must not say "broken"
-        traceback.print_exc()
-        print("evalmode itself failed: please report this with the lines above", file=sys.stderr)
-        return _DEFECT
+        status = end.code if isinstance(end.code, int) else int(end.code is not None)
+        return _flushed(status)
+    except OSError as error:
+        if error.errno not in _FULL:
+            return _defect()
+        return _unwritten(error)
+    except Exception:  # noqa: BLE001 - a defect of evalmode
+        return _defect()
     return 0
 
 
@@ -113,6 +119,28 @@ def _explain(error: EvalmodeError, *, debug: bool) -> int:
     else:
         print(displayable(f"{type(error).__name__}: {error}", unicode=look(sys.stderr).unicode), file=sys.stderr)
     return 2
+
+
+def _defect() -> int:
+    """Show a defect of evalmode whole; its status must not say "broken"."""
+    traceback.print_exc()
+    print("evalmode itself failed: please report this with the lines above", file=sys.stderr)
+    return _DEFECT
+
+
+def _flushed(status: int) -> int:
+    """`status`, unless what was printed cannot be written."""
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        return _unwritten(error)
+    return status
+
+
+def _unwritten(error: OSError) -> int:
+    _let_go_of_stdout()
+    print(f"evalmode: cannot write the result: {error.strerror}", file=sys.stderr)
+    return _UNWRITTEN
 
 
 def _let_go_of_stdout() -> None:

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import os
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
@@ -29,6 +30,7 @@ __all__ = [
     "saved_artifact",
     "say",
     "users_code",
+    "writable_file",
     "writable_folder",
 ]
 
@@ -109,6 +111,20 @@ def writable_folder(folder: Path) -> Path:
     if not os.access(folder, os.W_OK):
         raise UsageError(f"cannot write to the folder {folder.resolve()}", fix="--out DIR")
     return folder
+
+
+def writable_file(path: Path, option: str) -> None:
+    """Find out, before any work is done for it, whether a file of that name can be written.
+
+    Raises:
+        UsageError: it cannot.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}."):
+            pass
+    except OSError as error:
+        raise UsageError(f"cannot write {str(path)!r}: {error.strerror}", fix=f"{option} FILE") from error
 
 
 def move_model(task: Task, device: str) -> Task:

@@ -13,6 +13,7 @@ import numpy as np
 
 from evalmode.atomic_file import atomic_file
 from evalmode.certificate import Environment, EvaluationRecord, MetricRecord, ModelRecord
+from evalmode.errors import UsageError
 from evalmode.evaluation.samples import Samples
 from evalmode.measure.metric import Metric
 
@@ -66,9 +67,16 @@ class Evaluation:
         return msgspec.json.format(msgspec.json.encode(parts, order="deterministic"), indent=2) + b"\n"
 
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write the JSON to `path` atomically."""
-        with atomic_file(path) as file:
-            file.write(self.to_json())
+        """Write the JSON to `path` atomically.
+
+        Raises:
+            UsageError: it cannot be written.
+        """
+        try:
+            with atomic_file(path) as file:
+                file.write(self.to_json())
+        except OSError as error:
+            raise UsageError(f"cannot write {os.fspath(path)!r}: {error.strerror}", fix="name another file") from error
         return Path(path)
 
     @classmethod
