@@ -19,8 +19,10 @@ from evalmode.certificate import (
     Certificate,
     ClauseResult,
     ConfusionRecord,
+    Environment,
     EvaluationRecord,
     MetricRecord,
+    ModelRecord,
     PlanRecord,
     SampleRecord,
     SliceRecord,
@@ -400,3 +402,27 @@ def test_the_template_style_and_script_are_package_data():
     assert {"template.html", "style.css", "script.js"} <= {path.name for path in folder.iterdir()}
     for path in folder.glob("*.*"):
         assert "</script" not in path.read_text(encoding="utf-8") or path.name == "template.html"
+
+
+def test_figures_of_a_model_that_draws_or_heeds_companions_are_not_said_to_be_exact():
+    def said(**verdicts):
+        clauses = tuple(
+            ClauseResult(clause=name.replace("_", "-"), verdict=verdict) for name, verdict in verdicts.items()
+        )
+        model = ModelRecord(name="Net", modules=1, parameters=2, bytes=8, fingerprint="00")
+        machine = Environment(
+            evalmode="", python="", torch="", device="", processor="", cores=2, threads=2, platform=""
+        )
+        made = Certificate(
+            created="", subject="net", model=model, environment=machine, clauses=clauses,
+            evaluation=EvaluationRecord(samples=4, batch_size=2),
+        )  # fmt: skip
+        return Seen(report_html(made)).words
+
+    exact = "Exact: the figures are the same bits for any batch size"
+    assert exact in said(no_randomness=Verdict.KEPT, batch_independent=Verdict.KEPT, finite=Verdict.BROKEN)
+    for name in ("no_randomness", "deterministic"):
+        words = said(**{name: Verdict.BROKEN})
+        assert "One draw: " in words and exact not in words
+    words = said(batch_independent=Verdict.BROKEN)
+    assert "The figures may change with the batch: batch-independent is broken." in words and exact not in words

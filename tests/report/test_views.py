@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 import re
 from xml.etree import ElementTree as ET
 
@@ -218,6 +220,9 @@ def test_ticks_lie_inside_and_are_few(low, ratio):
     assert all(low <= tick <= low * ratio for tick in ticks)
     assert all(tick == float(f"{tick:.1e}") for tick in ticks)
     assert len(ticks) >= 3
+    assert 1.0 in ticks or not low <= 1 <= low * ratio
+    near = min(math.log(after / before) for before, after in itertools.pairwise(ticks))
+    assert near >= 0.13 * math.log(ratio)
 
 
 @given(st.text(max_size=2_000))

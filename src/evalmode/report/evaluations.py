@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from evalmode.certificate import CalibrationBin, EvaluationRecord, MetricRecord, SampleRecord, SliceRecord
+from evalmode.clause import Verdict
 from evalmode.report.confusions import Confusions, confusions
 from evalmode.report.wording import Figure, figure, finite, joined, number, several, time_taken
 
@@ -94,7 +95,7 @@ class Evaluated:
     worst: tuple[WorstSample, ...]
     bad: tuple[tuple[str, str], ...]
     skipped: str
-    exact: bool
+    exactness: str
     notes: tuple[str, ...]
 
 
@@ -112,8 +113,10 @@ class ImageBudget:
         return True
 
 
-def evaluated(record: EvaluationRecord, budget: ImageBudget, title: str = "") -> Evaluated:
-    """What the page shows of `record`."""
+def evaluated(
+    record: EvaluationRecord, budget: ImageBudget, title: str = "", verdicts: Mapping[str, Verdict] | None = None
+) -> Evaluated:
+    """What the page shows of `record`; `verdicts` are those of the clauses, by name, where they are known."""
     confidences = {metric.confidence for metric in record.metrics if metric.low is not None}
     bins = tuple(item for item in record.calibration if _is_drawn(item))
     gap = gap_of_bins(bins)
@@ -130,7 +133,7 @@ def evaluated(record: EvaluationRecord, budget: ImageBudget, title: str = "") ->
         worst=tuple(_worst(sample, budget) for sample in record.worst[:_MOST_SAMPLES]),
         bad=tuple((bad.id, bad.reason) for bad in record.bad[:_MOST_BAD]),
         skipped=f"{several(record.skipped, 'sample')} left out of the figures" if record.skipped else "",
-        exact=record.exact,
+        exactness=_exactness(record, verdicts or {}),
         notes=record.notes,
     )
 
@@ -154,6 +157,23 @@ def gap_of_bins(bins: Sequence[CalibrationBin]) -> float | None:
 
 def _is_drawn(item: CalibrationBin) -> bool:
     return item.count > 0 and finite(item.confidence) is not None and finite(item.accuracy) is not None
+
+
+def _exactness(record: EvaluationRecord, verdicts: Mapping[str, Verdict]) -> str:
+    """What else the figures depend on. A model that draws, or heeds the companions, has no figures of its own."""
+    moved = {name: verdict for name, verdict in verdicts.items() if verdict in {Verdict.BROKEN, Verdict.ALLOWED}}
+    told = [
+        f"One draw: {name} is {moved[name]}, and the same evaluation may give other figures."
+        for name in ("no-randomness", "deterministic")
+        if name in moved
+    ][:1]
+    if "batch-independent" in moved:
+        told.append(f"The figures may change with the batch: batch-independent is {moved['batch-independent']}.")
+    if not record.exact:
+        told.append("Not exact: the figures may depend on how the data was loaded.")
+    return joined(told, " ") or (
+        "Exact: the figures are the same bits for any batch size, number of workers, order or resumption."
+    )
 
 
 def _summary(record: EvaluationRecord) -> str:

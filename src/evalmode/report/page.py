@@ -173,12 +173,14 @@ def _evaluations(
 ) -> list[Evaluated]:
     budget = ImageBudget(_IMAGES)
     own = certificate.evaluation if certificate else None
-    tests = [evaluated(own, budget)] if own is not None else []
+    verdicts = {result.clause: result.verdict for result in certificate.clauses} if certificate else {}
+    tests = [evaluated(own, budget, verdicts=verdicts)] if own is not None else []
     for given in evaluations:
         if isinstance(given, EvaluationRecord):
-            tests.append(evaluated(given, budget))
+            tests.append(evaluated(given, budget, verdicts=verdicts))
         else:
-            tests.append(evaluated(given.record, budget, joined([given.subject, given.record.plan], ", ")))
+            title = joined([given.subject, given.record.plan], ", ")
+            tests.append(evaluated(given.record, budget, title, verdicts))
     return tests
 
 

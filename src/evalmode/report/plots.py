@@ -18,6 +18,7 @@ from evalmode.report.wording import factor, finite, several
 __all__ = ["log_ticks", "pareto_svg", "reliability_svg"]
 
 _WIDTH, _HEIGHT = 330, 250
+_TICK_GAP = 0.14  # of the axis
 _FAR = 30  # times the largest error of an accepted plan
 _OUTCOMES = ("chosen", "plain", "verified", "rejected")
 _SHAPES = ("diamond", "square", "circle", "cross")
@@ -111,6 +112,9 @@ def _logarithmic(channel: Any, values: Sequence[float]) -> Any:
 def log_ticks(low: float, high: float) -> list[float]:
     """From three to eight numbers from `low` to `high`, as round as there are: powers of ten where those are enough.
 
+    1, which is plain `eval()`, is always among them where it lies between; none stands so near another that their
+    labels would touch.
+
     Example:
         >>> log_ticks(0.15, 6), log_ticks(0.5, 2e9), log_ticks(0.6, 1.1)
         ([0.2, 0.5, 1.0, 2.0, 5.0], [1.0, 100.0, 10000.0, 1000000.0, 100000000.0], [0.6, 0.7, 0.8, 0.9, 1.0])
@@ -122,7 +126,17 @@ def log_ticks(low: float, high: float) -> list[float]:
         inside = [tick for tick in found if low <= tick <= high]
         if len(inside) >= 3:
             break
-    return inside[:: math.ceil(len(inside) / 8) or 1]
+    nearest = _TICK_GAP * math.log(high / low) if inside else 0.0
+    kept: list[float] = []
+    for tick in sorted(inside, key=lambda tick: (_roundness(tick), abs(math.log(tick)))):
+        if all(abs(math.log(tick / other)) >= nearest for other in kept):
+            kept.append(tick)
+    return sorted(kept)
+
+
+def _roundness(tick: float) -> int:
+    """0 for 1, then powers of ten, then 2 and 5, then the rest."""
+    return 0 if tick == 1 else {"1": 1, "2": 2, "5": 2}.get(f"{tick:.1e}".split("e")[0].removesuffix(".0"), 3)
 
 
 def _plan_value(point: PlanPoint, least: float, most: float) -> dict[str, Any]:
