@@ -1,3 +1,4 @@
+import re
 import subprocess
 import sys
 
@@ -13,12 +14,18 @@ from evalmode.page import HEADINGS
 CODES = [(code, summary) for page in pages().values() for code, summary in page.codes.items()]
 
 
+def widest(shown):
+    """The longest line of prose: code and addresses stand as they are, however narrow the terminal."""
+    lines = shown.splitlines()
+    return max(len(line) for line in lines if not line.startswith(" " * 6) and "://" not in line)
+
+
 @pytest.mark.parametrize("topic", [*CLAUSES, "em122", " EM171 "])
 def test_every_clause_and_code_is_explained(topic, capsys):
     assert main(["explain", topic]) == 0
     shown = capsys.readouterr().out
     assert topic.strip().upper() in shown.upper()
-    assert max(map(len, shown.splitlines())) <= 100
+    assert widest(shown) <= 100
 
 
 @pytest.mark.parametrize(("code", "summary"), CODES)
@@ -27,7 +34,7 @@ def test_the_page_of_a_code_says_first_what_the_code_is(code, summary, width, ca
     monkeypatch.setenv("COLUMNS", width)
     assert main(["explain", code]) == 0
     shown = capsys.readouterr().out
-    assert max(map(len, shown.splitlines())) <= int(width)
+    assert widest(shown) <= int(width)
     opening = " ".join(shown.split("\n\n")[0].split())
     assert opening == f"{code} {summary}"
     assert "Fix and its safety" in shown
@@ -63,7 +70,7 @@ def test_every_entry_of_every_catalog_is_explained_by_its_own_page(topic, width,
     shown = capsys.readouterr()
     assert shown.err == ""
     lines = shown.out.splitlines()
-    assert max(map(len, lines)) <= int(width)
+    assert widest(shown.out) <= int(width)
     assert [line for line in lines if line in HEADINGS] == list(HEADINGS)
     assert lines[0].startswith(f"{topic}: ")
 
@@ -96,3 +103,17 @@ def test_explaining_imports_neither_torch_nor_a_back_end():
         "sys.exit(bool({'torch', 'openvino', 'onnx', 'onnxruntime'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False, capture_output=True).returncode == 0
+
+
+@pytest.mark.parametrize("width", ["40", "80"])
+def test_code_and_addresses_are_never_wrapped(capsys, monkeypatch, width):
+    from evalmode.checking.catalog import pages
+
+    monkeypatch.setenv("COLUMNS", width)
+    for name, page in pages().items():
+        assert main(["explain", name]) == 0
+        shown = capsys.readouterr().out
+        code = [line for line in page.sections["Example"].splitlines() if line.startswith("    ")]
+        assert code and all(f"  {line}\n" in shown for line in code)
+        for address in re.findall(r"https?://\S+", " ".join(page.sections["Source"].split())):
+            assert address in shown

@@ -170,6 +170,18 @@ def _wrap(text: Text, width: int) -> list[Text]:
     return list(text.wrap(Console(width=width, file=io.StringIO()), width, overflow="fold"))
 
 
+def _wrapped(text: str, room: int) -> list[str]:
+    """The lines of a text; an address that is longer than a line stands whole on a line of its own."""
+    parts = re.split(rf"(\S*https?://\S{{{max(room - 8, 1)},}})", text)
+    lines: list[str] = []
+    for place, part in enumerate(parts):
+        if place % 2 and cell_len(part) > room:
+            lines.append(part)
+        elif part.strip() or len(parts) == 1:
+            lines += [line.plain.rstrip() for line in _wrap(Text(part.strip()), room)]
+    return lines
+
+
 def _flow(parts: Sequence[str], room: int, shape: Look) -> list[str]:
     """Parts side by side while they fit, one below the other where they do not, wrapped where one alone does not."""
     lines: list[str] = []
@@ -183,7 +195,7 @@ def _flow(parts: Sequence[str], room: int, shape: Look) -> list[str]:
         for piece in part.split("\n"):
             indent = re.match(" *", piece.rstrip())
             margin = indent.group() if indent and len(indent.group()) < room // 2 else ""
-            lines += [margin + line.plain.rstrip() for line in _wrap(Text(piece.strip()), room - len(margin))]
+            lines += [margin + line for line in _wrapped(piece.strip(), room - len(margin))]
         if cell_len(part.rstrip()) < cell_len(part) <= room and "\n" not in part:
             lines[-1] = part  # padding that aligns a column is kept
     return lines

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from rich.text import Text
 
 from evalmode.page import Page
-from evalmode.terminal.layout import Look, entry, look, render
+from evalmode.terminal.layout import Look, displayable, entry, look, render
 
 __all__ = ["page_text", "topics_text"]
 
@@ -80,8 +80,10 @@ def _blocks(body: str) -> Iterator[tuple[list[str], bool]]:
 def _block_lines(block: list[str], shape: Look, *, is_code: bool) -> list[Text]:
     if not block:
         return [Text()]
-    if is_code:
+    if is_code and block[0].lstrip().startswith("EM"):  # the list of codes
         return [text for line in block for text in entry(Text(" "), 2, line, shape, style="cyan")]
+    if is_code:  # never wrapped: it has to run when it is pasted
+        return [Text(f"  {displayable(line, unicode=shape.unicode)}", style="cyan") for line in block]
     prose = " ".join(line.strip() for line in block)
     indent = len(block[0]) - len(block[0].lstrip())
     first, _, rest = prose.partition(" ")
