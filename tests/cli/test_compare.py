@@ -99,3 +99,30 @@ def test_misuse_ends_with_2_and_says_what_is_wrong(folder, capsys, arguments, sa
     shown = capsys.readouterr()
     assert said in shown.err
     assert shown.out == ""
+
+
+def test_a_margin_that_no_share_can_exceed_is_refused(folder, capsys):
+    assert main(["compare", "good.parquet", "bad.parquet", "--margin", "accuracy=1"]) == 2
+    said = capsys.readouterr().err
+    assert "no difference of two shares is larger" in said and '--margin "accuracy=0.01"' in said
+
+
+def test_worse_within_the_margin_says_so_in_the_headline(folder, capsys):
+    wanted = ["--metric", "accuracy", "--margin", "accuracy=0.9"]
+    assert main(["compare", "good.parquet", "bad.parquet", *wanted]) == 0
+    shown = capsys.readouterr().out
+    assert shown.splitlines()[-1] == "B WORSE, within the margin of 90 points  in accuracy"
+    assert "(p 0)" not in shown and "(p <0.0001)" in shown
+
+
+def test_weights_are_handed_to_the_tasks_and_their_lack_is_said(folder, capsys):
+    text = DATA.replace("def model():", "def model(weights=None):").replace("{noise}", "float(weights or 0)")
+    Path("taking.py").write_text(text, encoding="utf-8")
+    both = ["compare", "good.parquet", "taking.py", "--metric", "accuracy"]
+    assert main(both) == 0
+    assert "taking.py: with the weights that the task itself gives" in capsys.readouterr().err
+    assert main([*both, "--weights", "0.9"]) == 1
+    shown = capsys.readouterr()
+    assert "B WORSE" in shown.out and "the task itself gives" not in shown.err
+    assert main([*both, "--weights", "0.9", "--weights", "0"]) == 2
+    assert "1 of the models is a task" in capsys.readouterr().err

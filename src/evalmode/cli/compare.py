@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import enum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from evalmode.cli.options import DeviceOption
 from evalmode.errors import UsageError
+
+if TYPE_CHECKING:
+    from evalmode.evaluation.comparison import Comparison
 
 __all__ = ["app"]
 
@@ -63,6 +66,10 @@ def compare_models(
         bool | None,
         typer.Option("--higher-is-better/--lower-is-better", help="For metrics of your own that do not say it."),
     ] = None,
+    weights: Annotated[
+        list[str] | None,
+        typer.Option("--weights", metavar="F", help="Weights of a task among the models; one for each, in order."),
+    ] = None,
     device: DeviceOption = None,
     output_format: Annotated[
         CompareFormat, typer.Option("--format", help="Print text, or everything as JSON.")
@@ -76,8 +83,8 @@ def compare_models(
     from evalmode.evaluation.comparison import compare
 
     with users_code():
-        held = None if data is None else _task(data)
-        given = [_given(name) for name in models]
+        held = None if data is None else _task(data, None)
+        given = _contestants(models, weights)
         options: dict[str, Any] = {} if device is None else {"device": device}
         comparison = compare(
             *given,
@@ -90,6 +97,7 @@ def compare_models(
             names=None if len(set(models)) < len(models) else [_label(name, models) for name in models],
             **options,
         )
+    _refuse_whole_margin(comparison)
     if output_format is CompareFormat.JSON:
         print_text(comparison.to_json().decode().rstrip("\n"))
     else:
@@ -97,17 +105,54 @@ def compare_models(
     raise typer.Exit(0 if comparison.ok else 1)
 
 
-def _given(name: str) -> Any:
-    """A file of results or an artifact as its path, anything else as a task."""
+def _contestants(models: list[str], weights: list[str] | None) -> list[Any]:
+    """A file of results or an artifact as its path, anything else as a task with its weights.
+
+    Raises:
+        UsageError: there are not as many weights as tasks.
+    """
+    from evalmode.cli.printing import say
+
+    tasks = [name for name in models if _is_task(name)]
+    if weights is not None and len(weights) != len(tasks):
+        told = f"{len(tasks)} of the models {'is a task' if len(tasks) == 1 else 'are tasks'}"
+        raise UsageError(
+            f"{len(weights)} --weights were given, and {told}",
+            expected="--weights once for each task, in their order",
+            fix=" ".join(f"{name} --weights FILE" for name in tasks) or "leave --weights out",
+        )
+    if weights is None:
+        for name in dict.fromkeys(tasks):
+            say(f"{name}: with the weights that the task itself gives; --weights FILE names others")
+    chosen = iter(weights if weights is not None else [None] * len(tasks))
+    return [_task(name, next(chosen)) if _is_task(name) else name for name in models]
+
+
+def _is_task(name: str) -> bool:
     path = Path(name)
     is_source = path.suffix in {".py", ".ipynb"} or ".py:" in name
-    return name if path.suffix in {".parquet", ".evalmode"} or (path.is_file() and not is_source) else _task(name)
+    return path.suffix not in {".parquet", ".evalmode"} and (is_source or not path.is_file())
 
 
-def _task(reference: str) -> Any:
+def _task(reference: str, weights: str | None) -> Any:
     from evalmode.fresh_process import load_seeded
 
-    return load_seeded(reference, None)
+    return load_seeded(reference, weights)
+
+
+def _refuse_whole_margin(comparison: Comparison) -> None:
+    """Every difference of two shares lies within 1: such a margin shows nothing.
+
+    Raises:
+        UsageError: a proportion has one.
+    """
+    for effect in comparison.effects:
+        if effect.proportion and effect.margin is not None and effect.margin >= 1:
+            raise UsageError(
+                f"the margin of {effect.metric} is {effect.margin:g}, and no difference of two shares is larger",
+                expected="a margin below 1: 0.01 is one point",
+                fix=f'--margin "{effect.metric}={effect.margin / 100:g}"',
+            )
 
 
 def _label(name: str, models: list[str]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -18,6 +19,8 @@ _STYLES = {"better": "green", "worse": "bold red", "different": "yellow"}
 _WIDTHS = (10, 10, 10, 20, 9)  # the first model, the other, their difference, its interval, p
 _NAME = 21
 _DETAIL = 4
+_TOLERATED = re.compile(r"margin (.+?): (?:equivalent|not inferior)\b")
+_SMALL = re.compile(r"\(p (\d+(?:\.\d+)?(?:e-\d+)?)\)")
 
 
 _TURNED = {True: ("now right", "now wrong"), False: ("now wrong", "now right"), None: ("now true", "now false")}
@@ -134,7 +137,8 @@ def _table(
         else:
             told = zip(names, cells, strict=True)
             lines += entry(Text(f"  {name}"), shape.width, [f"{label} {cell}" for label, cell in told if cell], shape)
-        details = [effect.method if effect.p_value is None or effect.low is None else "", effect.within]
+        within = _SMALL.sub(lambda found: "(p <0.0001)" if float(found[1]) < 0.0001 else found[0], effect.within)
+        details = [effect.method if effect.p_value is None or effect.low is None else "", within]
         for detail in filter(None, details):
             lines += entry(Text(), _DETAIL, detail, shape, style="dim")
     return lines
@@ -188,15 +192,20 @@ def _closing(effects: Sequence[EffectLine], pair: tuple[int, int], right: str, s
     """One word for the model, and the metrics that it is about."""
     by_verdict: dict[str, list[str]] = {}
     for effect in effects:
-        by_verdict.setdefault(effect.verdict, []).append(one_line(effect.metric, shape))
-    word = next((verdict for verdict in ("worse", "better", "different") if verdict in by_verdict), "")
+        tolerated = _TOLERATED.match(effect.within) if effect.verdict == "worse" else None
+        verdict = f"worse, within the margin of {one_line(tolerated[1], shape)}" if tolerated else effect.verdict
+        by_verdict.setdefault(verdict, []).append(one_line(effect.metric, shape))
+    within = [verdict for verdict in by_verdict if verdict.startswith("worse, ")]
+    word = next((verdict for verdict in ("worse", *within, "better", "different") if verdict in by_verdict), "")
     shown = Text(f"{_letter(pair[1])} ", style="bold")
     if not word:
         rest = "no difference shown" if "no difference shown" in by_verdict else "not tested"
         shown.append(rest.upper(), style="bold")
         word = rest
     else:
-        shown.append(word.upper(), style=_STYLES[word])
+        head, comma, rest = word.partition(",")
+        shown.append(head.upper(), style="yellow" if comma else _STYLES[head])
+        shown.append(comma + rest)
     told = f"in {_names(by_verdict.pop(word))}"
     told += "".join(f"; {verdict} in {_names(names)}" for verdict, names in by_verdict.items())
     if cell_len(shown.plain) + 2 + cell_len(told) + 2 + len(right) <= min(shape.width, 80):
