@@ -82,3 +82,23 @@ def test_a_module_is_verified_in_python_with_the_commands_certificate(certified)
 
     task = load_task("task.py")
     assert evalmode.verify("certificate.json", task.model, task.data("test_data")).ok
+
+
+def test_every_name_that_can_be_ignored_is_listed_in_the_error_and_the_parts_in_the_help(certified, capsys):
+    from evalmode.certification.retested import PARTS
+
+    assert main(["verify", "--help"]) == 0
+    told = " ".join(capsys.readouterr().out.split())
+    assert ", ".join(PARTS) in told
+    assert main(["verify", "certificate.json", "task.py", "--ignore", "weather"]) == 2
+    listed = capsys.readouterr().err
+    assert all(name in listed for name in (*PARTS, "threads", "accuracy", "calibration", "golden outputs"))
+
+
+def test_an_artifact_alone_stands_for_both(task_folder, capsys):
+    from evalmode.predictor.artifact_file import MAGIC
+
+    Path("model.evalmode").write_bytes(MAGIC + b"damaged")
+    assert main(["verify", "model.evalmode"]) == 2
+    said = capsys.readouterr().err
+    assert "was given no TASK" not in said and "model.evalmode" in said

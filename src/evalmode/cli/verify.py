@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from evalmode.cli.options import Defaults, DeviceOption, WeightsOption, settings_for
+from evalmode.cli.options import Defaults, DeviceOption, WeightsOption, begins_as_artifact, settings_for
 
 __all__ = ["app"]
 
@@ -32,7 +32,8 @@ TargetArgument = Annotated[
     str | None,
     typer.Argument(
         metavar="TASK|ARTIFACT",
-        help="A task, or an artifact (model.evalmode). Default: `task` under [tool.evalmode] in pyproject.toml.",
+        help="A task, or an artifact (model.evalmode). Default: `task` under [tool.evalmode] in pyproject.toml, else "
+        "CERTIFICATE where that is an artifact.",
     ),
 ]
 DataOption = Annotated[
@@ -78,7 +79,8 @@ def verify_certificate(
 
     names = [name.strip() for text in ignore or () for name in text.split(",") if name.strip()]
     defaults = Defaults(settings_for(target))
-    reference = defaults.target(target, "verify")
+    alone = target is None and not defaults.settings.task and certificate.is_file() and begins_as_artifact(certificate)
+    reference = str(certificate) if alone else defaults.target(target, "verify")
     artifact = _is_artifact(reference)
     if not artifact and data is not None:
         raise UsageError(
