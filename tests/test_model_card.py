@@ -29,6 +29,7 @@ from evalmode.certificate import (
 )
 from evalmode.errors import UsageError
 from evalmode.terminal.model_card import HONEST, card_text, markdown_text
+from evalmode.terminal.plans import plans_text
 
 READER = MarkdownIt("commonmark", {"html": True}).enable("table")
 OPTIMIZATION = OptimizationRecord(
@@ -216,3 +217,26 @@ def test_the_golden_card_is_what_a_reader_shows_as_tables():
     assert ["openvino fp32", "112,000", "3.0x", "0.9x", "2.1 MB"] in rows
     assert ["class 8", "52", "98.1 %", "89.7 to 100.0", "0.31"] in rows
     assert ["dark", "3", "", "", "too few samples"] in rows
+
+
+def test_plans_that_were_not_tried_are_not_counted_as_tried():
+    left = [PlanRecord(name=name, outcome=name) for name in ("not tried", "not installed", "not judged")]
+    told = card_text(
+        certificate(optimization=msgspec.structs.replace(OPTIMIZATION, plans=(*OPTIMIZATION.plans, *left)))
+    )
+    assert "\n2 other plans were tried, 2 not; tolerance fp32.\n" in told
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 100])
+def test_long_names_of_plans_push_no_column(width):
+    names = ["plain eval()", "inductor fp32 nhwc 1x32 t1", "a back end of a very long name fp32 2x16 and more of it"]
+    timed = [
+        PlanRecord(name=name, outcome="verified", samples_per_second=120.0, speedup=2.0, streams=1, batch=32)
+        for name in names
+    ]
+    record = msgspec.structs.replace(OPTIMIZATION, plans=(OPTIMIZATION.plans[0], *timed))
+    lines = plans_text(record, width=width, color=False).splitlines()
+    ends = {line.rindex("x") for line in lines if line.rstrip().endswith("2.0x")}
+    assert len(ends) == 1 and max(map(len, lines)) <= width
+    legend = " ".join(" ".join(lines).split())
+    assert "over plain: median of paired rounds; 1x32: 1 stream, executions of 32; t1: 1 thread" in legend

@@ -167,9 +167,12 @@ def _plans(record: OptimizationRecord) -> list[str]:
     columns = ("samples/s", "over plain", "error", "peak memory")
     rows = [(markdown_text(plan.name), *(plan_cell(plan, name) for name in columns)) for plan in shown]
     lines = _table(("", *columns), rows, right={1, 2, 3, 4})
-    others = len(record.plans) - len(shown)
-    tried = f"{plural(others, 'other plan was', 'other plans were')} tried; tolerance" if others else "Tolerance"
-    return [*lines, "", f"{tried} {markdown_text(record.tolerance)}."]
+    others = [plan.outcome for plan in record.plans if plan not in shown]
+    left = sum(outcome in {"not tried", "not installed"} for outcome in others)
+    told = f"{plural(len(others) - left, 'other plan was', 'other plans were')} tried" if others else ""
+    told += f", {left:,} not" if left else ""
+    tolerance = markdown_text(record.tolerance)
+    return [*lines, "", f"{told}; tolerance {tolerance}." if told else f"Tolerance {tolerance}."]
 
 
 def _test_set(subject: str, record: EvaluationRecord) -> list[str]:

@@ -45,15 +45,23 @@ def plans_text(record: OptimizationRecord, *, width: int | None = None, color: b
 def plan_lines(record: OptimizationRecord, shape: Look, *, full: bool = False) -> list[Text]:
     """The lines of the table; `full` adds the columns of error and build time, and every variation of a plan."""
     chosen = record.chosen
-    columns = _columns(record, shape.width, full=full)
+    shown = record.plans if full else _best_of_each(record.plans)
+    longest = max((cell_len(plan.name) for plan in shown), default=0)
+    room = min(shape.width, 80) - _WIDTHS["samples/s"] - _WIDTHS["over plain"]
+    name_width = max(_NAME, min(longest + 4, room))
+    columns = _columns(record, shape.width - name_width, full=full)
     head = "".join(f"{name:>{_WIDTHS[name]}}" for name in columns)
-    lines = [Text.assemble((f"{'Speed and memory':<{_NAME}}", "bold"), (head, "dim"))]
-    for plan in record.plans if full else _best_of_each(record.plans):
+    lines = [Text.assemble((f"{'Speed and memory':<{name_width}}", "bold"), (head, "dim"))]
+    for plan in shown:
         mark = ">" if plan is chosen else " "
-        prefix = Text(f"  {mark} {plan.name:<{_NAME - 4}}", style="bold" if plan is chosen else "")
+        style = "bold" if plan is chosen else ""
+        prefix = Text(f"  {mark} {plan.name:<{name_width - 4}}", style=style)
         if plan.speedup is None:
-            lines += entry(prefix, _NAME + 2, plan.reason or plan.outcome, shape, style="dim")
+            lines += entry(prefix, name_width + 2, plan.reason or plan.outcome, shape, style="dim")
             continue
+        if cell_len(prefix.plain) > name_width:  # the name above its figures, which stay in their columns
+            lines += entry(Text(f"  {mark}", style=style), 4, plan.name, shape, style=style)
+            prefix = Text(" " * name_width, style=style)
         prefix.append("".join(f"{plan_cell(plan, name):>{_WIDTHS[name]}}" for name in columns))
         tail = _tail(plan, chosen)
         if tail and cell_len(prefix.plain) + 2 + len(tail) <= shape.width:
@@ -61,11 +69,26 @@ def plan_lines(record: OptimizationRecord, shape: Look, *, full: bool = False) -
             continue
         lines.append(prefix)
         if tail and plan is not chosen:
-            lines += entry(Text(" " * _NAME), _NAME + 2, tail, shape, style="dim")
-    return lines
+            lines += entry(Text(" " * name_width), name_width + 2, tail, shape, style="dim")
+    return lines + entry(Text("   "), 4, "; ".join(_legend(shown)), shape, style="dim")
 
 
-def _columns(record: OptimizationRecord, width: int, *, full: bool) -> list[str]:
+def _legend(plans: Sequence[PlanRecord]) -> list[str]:
+    """What stands in the table in short."""
+    told = []
+    if sum(plan.speedup is not None for plan in plans) > 1:
+        told.append("over plain: median of paired rounds")
+    for plan in plans:
+        size = f"{plan.streams}x{plan.batch}"
+        if size in plan.name.split():
+            told.append(f"{size}: {plural(plan.streams, 'stream', 'streams')}, executions of {plan.batch}")
+            break
+    parts = {part for plan in plans for part in plan.name.split()}
+    known = {"t1": "1 thread", "nhwc": "channels-last"}
+    return told + [f"{name}: {meaning}" for name, meaning in known.items() if name in parts]
+
+
+def _columns(record: OptimizationRecord, room: int, *, full: bool) -> list[str]:
     """The columns that there are figures for and room for: the first to be dropped is the last of the order."""
     known = {
         "samples/s": True,
@@ -74,7 +97,6 @@ def _columns(record: OptimizationRecord, width: int, *, full: bool) -> list[str]
         "peak memory": any(plan.peak_bytes is not None for plan in record.plans),
         "build": full and any(plan.build_seconds for plan in record.plans),
     }
-    room = width - _NAME
     kept = set()
     for name in ("over plain", "samples/s", "peak memory", "error", "build"):
         if known[name] and _WIDTHS[name] <= room:
