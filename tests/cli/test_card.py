@@ -48,8 +48,8 @@ def test_a_certificate_and_evaluations_of_both_kinds_make_one_card(saved, capsys
     _, *paths = saved
     assert main(["card", *paths]) == 0
     shown = capsys.readouterr().out
-    assert "### Test set of the test set, 540 samples" in shown
-    assert "### Test set of kept predictions, 540 samples" in shown
+    assert "### Test set of the test set, evaluation.json, 540 samples" in shown
+    assert "### Test set of kept predictions, predictions.parquet, 540 samples" in shown
     rows = tables(shown)
     assert ["accuracy", "99.8 %", "99.0 to 100.0 (95 %)", "539 of 540"] in rows
     assert ["loss", "nan", "none", ""] in rows  # JSON has no infinity, and the file says null

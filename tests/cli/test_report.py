@@ -55,3 +55,22 @@ def test_what_is_no_certificate_is_the_users_mistake(task_folder, capsys, conten
 def test_a_place_that_cannot_be_written_is_the_users_mistake(certified, capsys):
     assert main(["report", str(certified), "-o", "task.py/report.html"]) == 2
     assert "cannot write 'task.py/report.html'" in capsys.readouterr().err
+
+
+def test_each_evaluation_names_its_file_and_weights_and_equal_ones_are_one(certified, capsys):
+    import torch
+
+    from evalmode.evaluation.evaluator import evaluate
+
+    data = torch.rand(40, 4), torch.arange(40) % 3
+    digests = []
+    for name in ("one", "two"):
+        result = evaluate(torch.nn.Linear(4, 3), data, progress=False, keep_predictions=f"{name}.parquet")
+        result.save(f"{name}.json")
+        digests.append(result.model.fingerprint[:8])
+    assert main(["report", "one.json", "one.parquet", "two.json", "-o", "all.html"]) == 0
+    page = Path("all.html").read_text(encoding="utf-8")
+    assert 'id="test-2"' in page and 'id="test-3"' not in page
+    assert "one.json and one.parquet, Linear" in page and "two.json, Linear" in page
+    assert all(f"weights {digest}" in page for digest in digests)
+    assert f"Of other weights ({digests[1]}) than the first evaluation ({digests[0]})." in page

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,12 +17,13 @@ __all__ = ["ReadEvaluation", "read_result", "read_results"]
 
 @dataclass(frozen=True)
 class ReadEvaluation:
-    """An evaluation as its JSON or its Parquet has it."""
+    """An evaluation as its JSON or its Parquet has it; `source` names the files that hold it."""
 
     record: EvaluationRecord
     model: ModelRecord | None
     environment: Environment | None
     subject: str
+    source: str = ""
 
 
 def read_results(files: Sequence[Path], what: str) -> tuple[Certificate | None, list[ReadEvaluation]]:
@@ -37,14 +38,27 @@ def read_results(files: Sequence[Path], what: str) -> tuple[Certificate | None, 
     for file in files:
         read = read_result(file)
         if isinstance(read, ReadEvaluation):
-            evaluations.append(read)
+            evaluations.append(replace(read, source=file.name if len(files) > 1 else ""))
         else:
             certificates.append(read)
     if len(certificates) > 1:
         raise UsageError(
             f"{len(certificates)} certificates were given", expected="at most one", fix=f"a {what} of each"
         )
-    return certificates[0] if certificates else None, evaluations
+    return certificates[0] if certificates else None, _merged(evaluations)
+
+
+def _merged(evaluations: Sequence[ReadEvaluation]) -> list[ReadEvaluation]:
+    """The evaluations with equal ones, as the JSON and the Parquet of a run, as one that names both files."""
+    import msgspec
+
+    found: dict[bytes, ReadEvaluation] = {}
+    for each in evaluations:
+        weights = "" if each.model is None else each.model.fingerprint
+        key = msgspec.json.encode((msgspec.structs.replace(each.record, seconds=0.0), weights, each.subject))
+        same = found.get(key)
+        found[key] = each if same is None else replace(same, source=f"{same.source} and {each.source}")
+    return list(found.values())
 
 
 def read_result(file: Path) -> Certificate | ReadEvaluation:

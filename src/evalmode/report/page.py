@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import hashlib
 import importlib
 import os
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from evalmode.atomic_file import atomic_file
-from evalmode.certificate import Certificate, EvaluationRecord
+from evalmode.certificate import Certificate, EvaluationRecord, ModelRecord
 from evalmode.errors import MissingExtraError, UsageError
 from evalmode.report.batch_sizes import Sizes, batch_sizes
 from evalmode.report.contract import clause_rows, headline, stray_findings
@@ -175,12 +176,22 @@ def _evaluations(
     own = certificate.evaluation if certificate else None
     verdicts = {result.clause: result.verdict for result in certificate.clauses} if certificate else {}
     tests = [evaluated(own, budget, verdicts=verdicts)] if own is not None else []
+    of_whom = [certificate.model if certificate else None, *(getattr(given, "model", None) for given in evaluations)]
+    known = [model.fingerprint for model in of_whom if model is not None and model.fingerprint]
     for given in evaluations:
         if isinstance(given, EvaluationRecord):
             tests.append(evaluated(given, budget, verdicts=verdicts))
-        else:
-            title = joined([given.subject, given.record.plan], ", ")
-            tests.append(evaluated(given.record, budget, title, verdicts))
+            continue
+        model: ModelRecord | None = getattr(given, "model", None)
+        weights = model.fingerprint[:8] if model is not None else ""
+        parts = [getattr(given, "source", ""), given.subject, given.record.plan, weights and f"weights {weights}"]
+        other = model is not None and bool(known) and model.fingerprint != known[0]
+        test = evaluated(given.record, budget, joined(parts, ", "), {} if other else verdicts)
+        if other:
+            whose = "the certificate" if certificate else "the first evaluation"
+            note = f"Of other weights ({weights or 'unknown'}) than {whose} ({known[0][:8]})."
+            test = dataclasses.replace(test, notes=(note, *test.notes))
+        tests.append(test)
     return tests
 
 

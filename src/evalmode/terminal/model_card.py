@@ -29,7 +29,7 @@ HONEST = (
     "nothing about other data."
 )
 _SLICES = 12  # in the table; the rest is counted
-_SPECIAL = re.compile(r"[\\|*`\[\]<>~]|(?<!\w)_|_(?!\w)|&(?=#?\w+;)")
+_SPECIAL = re.compile(r"[\\|*`\[\]<>~]|(?<![^\W_])_|_(?![^\W_])|&(?=#?\w+;)")
 _BLOCK = re.compile(r"^([#>+-]|\d+[.)])")  # what opens a heading, quotation or list
 
 
@@ -69,7 +69,7 @@ def card_text(certificate: Certificate | None, evaluations: Sequence[Evaluated] 
         raise UsageError("there is nothing to make a card of", expected="a certificate or an evaluation")
     model = _one_model([None if certificate is None else certificate.model, *(part.model for part in evaluations)])
     records = [("", certificate.evaluation)] if certificate is not None and certificate.evaluation is not None else []
-    records += [(part.subject if part.subject != subjects[0] else "", part.record) for part in evaluations]
+    records += [(_named(part, subjects[0]), part.record) for part in evaluations]
     lines = [f"## {markdown_text(next(filter(None, subjects), 'Model'))}", ""]
     lines += _table(("", ""), _overview(certificate, model, [record for _, record in records]))
     if certificate is not None and certificate.clauses:
@@ -83,6 +83,12 @@ def card_text(certificate: Certificate | None, evaluations: Sequence[Evaluated] 
     if known:
         lines += ["", "### Environment", "", *_table(("", ""), _environment(known))]
     return "\n".join([*lines, "", HONEST]) + "\n"
+
+
+def _named(part: Evaluated, whole: str) -> str:
+    """Whose evaluation it is, where that is not said above, and in which file it is."""
+    subject = part.subject if part.subject != whole else ""
+    return ", ".join(filter(None, (subject, getattr(part, "source", ""))))
 
 
 def markdown_text(text: str) -> str:
