@@ -9,6 +9,8 @@ import pytest
 
 import evalmode
 from evalmode.cli.main import main
+from evalmode.cli.option_names import as_options
+from evalmode.errors import UsageError
 
 
 @pytest.fixture
@@ -188,3 +190,34 @@ def test_a_full_disk_is_one_line_and_no_defect(arguments, unbuffered):
     said = process.stderr.decode().splitlines()
     assert said == ["evalmode: cannot write the result: No space left on device"]
     assert process.returncode == 2
+
+
+@pytest.mark.parametrize(
+    ("python", "shell"),
+    [
+        ("confidence=0.95", "--confidence 0.95"),
+        ("evaluate with keep_predictions=PATH", "evaluate with --keep-predictions PATH"),
+        ("a file of keep_predictions=", "a file of --keep-predictions"),
+        ("exact=False, or batch_size=8", "--as-it-comes, or --batch-size 8"),
+        ("on_bad_sample='skip' leaves it out", "--on-bad-sample skip leaves it out"),
+        ("pass forward=lambda model, batch: ...", "pass def forward(model, batch): ... in the task"),
+        ("metrics = {'own': lambda outputs, target: 0}", "metrics = {'own': lambda outputs, target: 0}"),
+    ],
+)
+def test_advice_names_the_option_and_what_was_got_stays(python, shell):
+    told = as_options(UsageError("limit=3 was got", expected=python, fix=python)).splitlines()
+    assert told == ["limit=3 was got", f"  expected: {shell}", f"  fix: {shell}"]
+
+
+def test_the_commands_speak_of_options(task_folder, capsys):
+    assert main(["evaluate", "task.py", "--confidence", "95"]) == 2
+    said = capsys.readouterr().err
+    assert "fix: --confidence 0.95" in said and "confidence=" not in said
+
+
+@pytest.mark.parametrize("command", [["evaluate", "task.py"], ["compare", "task.py", "task.py"]])
+def test_kept_predictions_are_no_test_data(task_folder, capsys, command):
+    assert main(["evaluate", "task.py", "--keep-predictions", "kept.parquet"]) == 0
+    capsys.readouterr()
+    assert main([*command, "--data", "kept.parquet"]) == 2
+    assert "kept.parquet holds kept predictions" in capsys.readouterr().err

@@ -118,6 +118,7 @@ def test_json_that_is_no_batch_is_refused(
         (["model.evalmode", "objects.npy"], "objects.npy is no .npy file"),
         (["model.evalmode", "double.npy"], "array.astype('float32')"),
         (["model.evalmode", "wide.npy"], f"float32[any, {FEATURES}]"),
+        (["model.evalmode", "sample.npy"], "add a batch axis"),
         (["model.evalmode", "x.npy", "-o", "out.txt"], "cannot tell the format of out.txt"),
         (["model.evalmode", "x.npy", "-o", "no/out.npy"], "mkdir -p no"),
         (["missing.evalmode", "x.npy"], "cannot read 'missing.evalmode'"),
@@ -130,6 +131,7 @@ def test_misuse_of_predict_is_refused(
 ) -> None:
     np.save("objects.npy", np.array([{}], dtype=object), allow_pickle=True)
     np.save("double.npy", np.full((2, FEATURES), 0.1))
+    np.save("sample.npy", np.ones(FEATURES, dtype=np.float32))
     np.save("wide.npy", np.ones((2, FEATURES + 1), dtype=np.float32))
     assert main(["predict", *arguments]) == 2
     shown = capsys.readouterr()

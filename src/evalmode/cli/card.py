@@ -17,7 +17,8 @@ def print_card(
     files: Annotated[
         list[Path],
         typer.Argument(
-            metavar="FILE...", help="A certificate, and evaluations: JSON of save(), or Parquet of keep_predictions."
+            metavar="FILE...",
+            help="A certificate, and evaluations: JSON of evaluate --out, or Parquet of --keep-predictions.",
         ),
     ],
     output: Annotated[

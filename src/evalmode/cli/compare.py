@@ -31,6 +31,12 @@ class CompareFormat(enum.StrEnum):
     JSON = "json"
 
 
+TaskWeightsOption = Annotated[
+    list[str] | None,
+    typer.Option("--weights", metavar="F", help="Weights of a task among the models; one for each, in order."),
+]
+
+
 @app.command("compare", epilog=EPILOG)
 def compare_models(
     models: Annotated[
@@ -66,10 +72,7 @@ def compare_models(
         bool | None,
         typer.Option("--higher-is-better/--lower-is-better", help="For metrics of your own that do not say it."),
     ] = None,
-    weights: Annotated[
-        list[str] | None,
-        typer.Option("--weights", metavar="F", help="Weights of a task among the models; one for each, in order."),
-    ] = None,
+    weights: TaskWeightsOption = None,
     device: DeviceOption = None,
     output_format: Annotated[
         CompareFormat, typer.Option("--format", help="Print text, or everything as JSON.")
@@ -80,8 +83,10 @@ def compare_models(
         raise UsageError("evalmode compare was given one model", expected="at least two", fix="evalmode compare A B")
     margins = _margins(margin)
     from evalmode.cli.printing import print_text, users_code
+    from evalmode.cli.result_files import refuse_predictions
     from evalmode.evaluation.comparison import compare
 
+    refuse_predictions(data)
     with users_code():
         held = None if data is None else _task(data, None)
         given = _contestants(models, weights)

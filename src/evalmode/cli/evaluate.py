@@ -111,12 +111,14 @@ def evaluate_task(
 ) -> None:
     """Evaluate a model on its test data: every sample once, every figure with its interval."""
     from evalmode.cli.printing import users_code, writable_file
+    from evalmode.cli.result_files import refuse_predictions
     from evalmode.evaluation.evaluator import evaluate
 
     defaults = Defaults(settings_for(None if _is_artifact(target) else target))
     for option, path in (("--out", out), ("--keep-predictions", keep_predictions), ("--journal", journal)):
         if path is not None:
             writable_file(path, option)
+    refuse_predictions(data)
     model, rows, options = _loaded(target, data, weights, device, defaults, allow_native=allow_native)
     defaults.say_used()
     if metrics:

@@ -111,13 +111,17 @@ class _Commands(TyperGroup):
 
 def _explain(error: EvalmodeError, *, debug: bool) -> int:
     """Print a user's mistake as its message alone; with its traceback when asked."""
+    from evalmode.cli.option_names import as_options
     from evalmode.terminal import displayable, look
 
     sys.stdout.flush()
     if debug:
         traceback.print_exception(error)
     else:
-        print(displayable(f"{type(error).__name__}: {error}", unicode=look(sys.stderr).unicode), file=sys.stderr)
+        print(
+            displayable(f"{type(error).__name__}: {as_options(error)}", unicode=look(sys.stderr).unicode),
+            file=sys.stderr,
+        )
     return 2
 
 

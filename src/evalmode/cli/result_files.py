@@ -12,7 +12,7 @@ from evalmode.errors import UsageError
 if TYPE_CHECKING:
     from evalmode.certificate import Certificate, Environment, EvaluationRecord, ModelRecord
 
-__all__ = ["ReadEvaluation", "read_result", "read_results"]
+__all__ = ["ReadEvaluation", "read_result", "read_results", "refuse_predictions"]
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,28 @@ def read_results(files: Sequence[Path], what: str) -> tuple[Certificate | None, 
     return certificates[0] if certificates else None, _merged(evaluations)
 
 
+def refuse_predictions(data: str | None) -> None:
+    """Refuse as test data what is the result of an evaluation.
+
+    Raises:
+        UsageError: the file holds kept predictions.
+    """
+    if data is None or not data.endswith(".parquet") or not Path(data).is_file():
+        return
+    try:
+        import pyarrow.parquet
+
+        kept = pyarrow.parquet.read_schema(data).metadata or {}
+    except (ImportError, OSError, ValueError):
+        return  # what reads the file as data says what is wrong
+    if any(key.startswith(b"evalmode") for key in kept):
+        raise UsageError(
+            f"--data {data} holds kept predictions, which are a result and no test data",
+            expected="the task whose test data is meant, or a Parquet file of samples",
+            fix=f"evalmode compare {data} OTHER.parquet compares results",
+        )
+
+
 def _merged(evaluations: Sequence[ReadEvaluation]) -> list[ReadEvaluation]:
     """The evaluations with equal ones, as the JSON and the Parquet of a run, as one that names both files."""
     import msgspec
@@ -72,7 +94,7 @@ def read_result(file: Path) -> Certificate | ReadEvaluation:
 
     from evalmode.certificate import Certificate
 
-    expected = "certificate.json of `evalmode certify`, JSON of evaluation.save(), or Parquet of keep_predictions="
+    expected = "certificate.json, or what --out or --keep-predictions of `evalmode evaluate` has written"
     try:
         data = file.read_bytes()
     except OSError as error:
@@ -106,7 +128,9 @@ def _evaluation(file: Path, tree: dict[str, Any]) -> ReadEvaluation:
             msgspec.convert(tree.get("subject", ""), str),
         )
     except msgspec.ValidationError as error:
-        raise UsageError(f"{str(file)!r} is no evaluation: {error}", expected="JSON of evaluation.save()") from error
+        raise UsageError(
+            f"{str(file)!r} is no evaluation: {error}", expected="JSON of `evalmode evaluate --out`"
+        ) from error
 
 
 def _with_numbers(tree: Any) -> Any:

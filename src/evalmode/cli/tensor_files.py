@@ -45,6 +45,10 @@ def read_batch(source: str, signature: Signature | None) -> Any:
     if tensors.keys() != wanted.keys():
         raise BatchError(f"{source} holds {', '.join(tensors) or 'nothing'}", expected=", ".join(wanted))
     typed = {name: _typed(tensors[name], spec, source) for name, spec in wanted.items()}
+    for name, spec in wanted.items():
+        if not spec.accepts(typed[name]) and spec.accepts(typed[name].unsqueeze(0)):
+            fix = "add a batch axis: [[...]] instead of [...] in JSON, array[None] in NumPy"
+            raise BatchError(f"{name} of {source} is one sample without a batch axis", expected=str(spec), fix=fix)
     values = tuple(typed.values())
     return typed if signature.call == "mapping" else values if signature.call == "tuple" else values[0]
 

@@ -75,8 +75,10 @@ def verify_certificate(
     """Test a certificate again here: what is the same, what differs, and what cannot be tested."""
     from evalmode.certification.retest import verify
     from evalmode.cli.printing import Progress, print_text, users_code
+    from evalmode.cli.result_files import refuse_predictions
     from evalmode.errors import UsageError
 
+    refuse_predictions(data)
     names = [name.strip() for text in ignore or () for name in text.split(",") if name.strip()]
     defaults = Defaults(settings_for(target))
     alone = target is None and not defaults.settings.task and certificate.is_file() and begins_as_artifact(certificate)
