@@ -210,7 +210,16 @@ def test_a_loss_per_batch_is_taken_apart_into_samples():
     wrong = np.mean([F.cross_entropy(o, t).item() for o, t in cut(SCORES, LABELS, 8)])
     assert abs(figures(by_batch)["loss"] - wrong) > 1e-4
     assert "called once per sample" in described(by_batch)
+    assert "together" not in described(by_batch)
     assert "called once per sample" not in described(by_sample)
+
+
+@pytest.mark.parametrize("settings", [{"reduction": "sum"}, {"weight": torch.arange(1.0, 1 + SCORES.shape[1]) ** 2}])
+def test_a_loss_that_weighs_otherwise_in_a_batch_is_told(settings: dict):
+    """A class weight cancels in the mean of one sample: the figure is not the training's loss."""
+    loss = torch.nn.CrossEntropyLoss(**settings)
+    result = evaluate_batches(same, cut(SCORES, LABELS, 8), metrics=(), loss=loss)
+    assert f"and {loss(SCORES[:8], LABELS[:8]).item():.4g} together" in described(result)
 
 
 def test_targets_without_a_tensor_suit_metrics_of_ones_own():

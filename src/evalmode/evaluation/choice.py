@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -27,6 +28,8 @@ __all__ = [
     "inferred_metrics",
     "refuse_equal_names",
 ]
+
+_CLOSE = 1e-4  # of a loss: what fp32 rounds in a batch of thousands
 
 MetricFunction = Callable[[Any, Any], Any]
 MetricChoice = (
@@ -104,7 +107,19 @@ def chosen_loss(loss: object, batch: Answered) -> tuple[Chosen, str]:
         parts = (batch.outputs, _beside(batch))
         return [float(loss(*(_sample(part, row, batch.size) for part in parts))) for row in range(batch.size)]
 
-    return Chosen("loss", one_by_one), "loss: it gives one number per batch, so it is called once per sample"
+    said = "loss: it gives one number per batch, so it is called once per sample"
+    return Chosen("loss", one_by_one), said + _other_together(float(result), one_by_one(batch))
+
+
+def _other_together(together: float, alone: list[float]) -> str:
+    """What to add where a loss is not the mean of its samples' losses: class weights, ignored places, a sum."""
+    mean = math.fsum(alone) / len(alone)
+    if math.isclose(mean, together, rel_tol=_CLOSE, abs_tol=_CLOSE) or not math.isfinite(mean - together):
+        return ""
+    return (
+        f"; the first {len(alone)} samples have {mean:.4g} that way and {together:.4g} together: in a batch it weighs "
+        "samples or places otherwise, or sums them"
+    )
 
 
 def inferred_metrics(batch: Answered) -> tuple[tuple[Chosen, ...], str]:
