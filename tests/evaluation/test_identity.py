@@ -36,6 +36,19 @@ def test_a_function_is_told_by_its_defaults():
     assert renamed != described(with_default)
 
 
+LIMIT = 0.5
+
+
+def test_a_function_is_told_by_the_plain_globals_that_it_reads(monkeypatch):
+    def above(row):
+        return any(value > LIMIT for value in row)
+
+    before = described(above)
+    assert described(above) == before
+    monkeypatch.setitem(globals(), "LIMIT", 0.7)
+    assert described(above) != before
+
+
 def test_a_partial_is_told_by_its_arguments():
     one, two = (functools.partial(with_default, most=most) for most in (1, 2))
     assert described(one) != described(two)

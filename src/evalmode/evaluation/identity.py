@@ -149,7 +149,7 @@ def _constant(value: object) -> str:
 
 
 def _bound(function: types.FunctionType, within: tuple[object, ...]) -> str:
-    """What a function carries beside its code: the values that it closes over, and its defaults."""
+    """What a function carries beside its code: what it closes over, its defaults, and plain globals that it reads."""
     held: list[object] = []
     for cell in function.__closure__ or ():
         try:
@@ -158,9 +158,18 @@ def _bound(function: types.FunctionType, within: tuple[object, ...]) -> str:
             held.append("empty")
     inside = (*within, function)
     named = function.__kwdefaults__ or {}
-    if not held and not function.__defaults__ and not named:
+    read = {name: function.__globals__.get(name) for name in sorted(_names(function.__code__)) if name[:2] != "__"}
+    plain = {name: value for name, value in read.items() if value is not None and isinstance(value, _PLAIN)}
+    parts = (held, function.__defaults__ or (), named, *([plain] if plain else []))
+    if not any(parts):
         return ""
-    return f" with {' '.join(described(part, inside) for part in (held, function.__defaults__ or (), named))}"
+    return f" with {' '.join(described(part, inside) for part in parts)}"
+
+
+def _names(code: types.CodeType) -> set[str]:
+    """The names that code looks up, functions inside it included."""
+    inner = (part for part in code.co_consts if isinstance(part, types.CodeType))
+    return set(code.co_names).union(*map(_names, inner))
 
 
 def _bytes(leaf: object) -> int:
