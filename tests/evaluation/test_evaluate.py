@@ -887,11 +887,15 @@ def test_one_ctrl_c_ends_a_stream_that_blocks():
             signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
             released.wait(60)
 
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # workers of pytest-xdist ignore it
     started = time.monotonic()
-    with pytest.raises(KeyboardInterrupt, match="stopped after"):
-        evaluate(MODEL, Blocking(), limit=10_000)
-    assert time.monotonic() - started < 30
-    released.set()
+    try:
+        with pytest.raises(KeyboardInterrupt, match="stopped after"):
+            evaluate(MODEL, Blocking(), limit=10_000)
+        assert time.monotonic() - started < 30
+    finally:
+        signal.signal(signal.SIGINT, before)
+        released.set()
 
 
 def test_an_interrupted_evaluation_goes_on_from_its_journal(tmp_path):
