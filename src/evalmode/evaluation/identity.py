@@ -17,6 +17,7 @@ from torch import nn
 
 from evalmode.evaluation.batches import loaded_apart
 from evalmode.evaluation.source import Source
+from evalmode.observe.bytecode import code_bytes
 from evalmode.observe.fingerprint import fingerprint
 from evalmode.observe.tree import leaves, tensor_bytes
 from evalmode.predictor.module_backed import ModulePredictor
@@ -78,7 +79,9 @@ def described(value: Any, within: tuple[Any, ...] = ()) -> str:
     if any(value is holder for holder in within):
         return type(value).__name__
     if isinstance(value, types.FunctionType):
-        return f"{value.__qualname__} {hashlib.sha256(_code(value.__code__)).hexdigest()[:12]}{_bound(value, within)}"
+        return (
+            f"{value.__qualname__} {hashlib.sha256(code_bytes(value.__code__)).hexdigest()[:12]}{_bound(value, within)}"
+        )
     if isinstance(value, functools.partial):
         parts = (value.func, value.args, value.keywords)
         return f"partial of {' '.join(described(part, within) for part in parts)}"
@@ -131,21 +134,8 @@ def _code_of_class(kind: type) -> str:
         for name, part in sorted(vars(base).items()):
             function = getattr(part, "__func__", part)
             if isinstance(function, types.FunctionType):
-                digest.update(name.encode() + _code(function.__code__))
+                digest.update(name.encode() + code_bytes(function.__code__))
     return digest.hexdigest()[:12]
-
-
-def _code(code: types.CodeType) -> bytes:
-    parts = [code.co_code, repr(code.co_names).encode()]
-    parts += [_code(part) if isinstance(part, types.CodeType) else _constant(part).encode() for part in code.co_consts]
-    return b"\0".join(parts)
-
-
-def _constant(value: object) -> str:
-    """A constant in words that do not depend on the order of a set, which another process has otherwise."""
-    if isinstance(value, frozenset):
-        return f"frozenset {sorted(map(_constant, value))}"
-    return f"({', '.join(map(_constant, value))})" if isinstance(value, tuple) else repr(value)
 
 
 def _bound(function: types.FunctionType, within: tuple[object, ...]) -> str:

@@ -7,11 +7,13 @@ import hashlib
 import inspect
 import sys
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from torch import nn
+
+from evalmode.observe.bytecode import code_bytes
 
 __all__ = ["code_digest"]
 
@@ -37,23 +39,13 @@ def code_digest(model: nn.Module, forward: Callable[..., Any] | None = None) -> 
             function = getattr(value, "__func__", value)
             if isinstance(function, types.FunctionType):
                 digest.update(name.encode())
-                digest.update(b"".join(_of(function.__code__)))
+                digest.update(code_bytes(function.__code__))
     code = getattr(forward, "__code__", None)
     if code is not None:
-        digest.update(b"".join(_of(code)))
+        digest.update(code_bytes(code))
         files.add(getattr(forward, "__module__", ""))
     for name in sorted(files):
         with contextlib.suppress(OSError, TypeError):
             module = sys.modules.get(name)
             digest.update(Path(inspect.getfile(module)).read_bytes() if module is not None else b"")
     return digest.hexdigest()
-
-
-def _of(code: types.CodeType) -> Iterator[bytes]:
-    yield code.co_code
-    yield repr(code.co_names).encode()
-    for constant in code.co_consts:
-        if isinstance(constant, types.CodeType):
-            yield from _of(constant)
-        elif not isinstance(constant, frozenset):  # its order changes between processes
-            yield repr(constant).encode()

@@ -18,7 +18,7 @@ from evalmode.optimization.candidates import Candidate, build_estimate
 from evalmode.optimization.samples import Run
 from evalmode.optimization.subject import Subject
 from evalmode.optimization.verification import Verification
-from evalmode.predictor.non_finite import answered_by, answered_with_nan, broken_samples
+from evalmode.predictor.non_finite import answered, broken_samples
 from evalmode.predictor.optimized import OptimizedPredictor
 from evalmode.predictor.plan import NonFinite
 
@@ -58,20 +58,15 @@ class Trial:
         program = subject.program
 
         def guarded(run: Run) -> Run:
-            def answered(chunks: Sequence[Chunk]) -> list[Chunk]:
+            def around(chunks: Sequence[Chunk]) -> list[Chunk]:
                 found = []
                 for chunk, outputs in zip(chunks, run(chunks), strict=True):
                     broken = broken_samples(chunk, program.input_axes, wanted.minus)
-                    if broken is None:
-                        found.append(outputs)
-                    elif self.plain is None:
-                        found.append(tuple(answered_with_nan(outputs, program.output_axes, broken)))
-                    else:
-                        parts = chunk, program.input_axes, outputs, program.output_axes
-                        found.append(tuple(answered_by(self.plain, *parts, broken)))
+                    parts = chunk, program.input_axes, outputs, program.output_axes
+                    found.append(tuple(answered(self.plain, *parts, broken)))
                 return found
 
-            return answered
+            return around
 
         return {size: guarded(executor.run) for size, executor in self.executors.items()}
 

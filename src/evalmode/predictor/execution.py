@@ -21,7 +21,7 @@ from evalmode.errors import BatchError, OptimizationError
 from evalmode.observe.tree import describe, same_bits
 from evalmode.predictor.canonical import InputCheck, canonical
 from evalmode.predictor.decomposition import Decomposition
-from evalmode.predictor.non_finite import answered_by, answered_with_nan, broken_samples
+from evalmode.predictor.non_finite import answered, broken_samples
 from evalmode.predictor.ordinary import nothing_on, ordinary_tensors
 from evalmode.predictor.plan import NonFinite, PaddedAxis, Plan
 
@@ -103,11 +103,7 @@ class Execution:
         if broken is not None and wanted.answer == "refuse":
             self._refuse_broken(broken)
         outputs = self._run_all(inputs, samples, sizes)
-        if broken is None:
-            return outputs
-        if wanted.answer == "nan" or self._plain is None:
-            return answered_with_nan(outputs, self._output_axes, broken)
-        return answered_by(self._plain, inputs, self._input_axes, outputs, self._output_axes, broken)
+        return answered(self._plain, inputs, self._input_axes, outputs, self._output_axes, broken)
 
     def _refuse_broken(self, broken: Tensor) -> None:
         places = broken.nonzero()[:, 0].tolist()

@@ -16,7 +16,7 @@ from torch import Tensor
 from evalmode.backends.backend import Executor
 from evalmode.predictor.canonical import canonical
 
-__all__ = ["answered_by", "answered_with_nan", "broken_samples"]
+__all__ = ["answered", "answered_by", "answered_with_nan", "broken_samples"]
 
 
 def broken_samples(inputs: Sequence[Tensor], axes: Sequence[int | None], minus: Collection[int] = ()) -> Tensor | None:
@@ -42,6 +42,22 @@ def broken_samples(inputs: Sequence[Tensor], axes: Sequence[int | None], minus: 
         rows = bad.any().reshape(1) if axis is None else bad.movedim(axis, 0).reshape(bad.shape[axis], -1).any(1)
         found = rows if found is None else found | rows
     return found
+
+
+def answered(
+    plain: Executor | None,
+    inputs: Sequence[Tensor],
+    input_axes: Sequence[int | None],
+    outputs: Sequence[Tensor],
+    output_axes: Sequence[int | None],
+    broken: Tensor | None,
+) -> list[Tensor]:
+    """The outputs, with those of `plain` for the broken samples, or with NaN where it is None."""
+    if broken is None:
+        return list(outputs)
+    if plain is None:
+        return answered_with_nan(outputs, output_axes, broken)
+    return answered_by(plain, inputs, input_axes, outputs, output_axes, broken)
 
 
 def answered_with_nan(outputs: Sequence[Tensor], axes: Sequence[int | None], broken: Tensor) -> list[Tensor]:
