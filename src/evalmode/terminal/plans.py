@@ -70,14 +70,13 @@ def plan_lines(record: OptimizationRecord, shape: Look, *, full: bool = False) -
         lines.append(prefix)
         if tail and plan is not chosen:
             lines += entry(Text(" " * name_width), name_width + 2, tail, shape, style="dim")
-    return lines + entry(Text("   "), 4, "; ".join(_legend(shown)), shape, style="dim")
+    legend = _legend(shown)
+    return lines + (entry(Text("   "), 4, "; ".join(legend), shape, style="dim") if legend else [])
 
 
 def _legend(plans: Sequence[PlanRecord]) -> list[str]:
-    """What stands in the table in short."""
+    """What stands in the table in short; a table without short forms has no such line."""
     told = []
-    if sum(plan.speedup is not None for plan in plans) > 1:
-        told.append("over plain: median of paired rounds")
     for plan in plans:
         size = f"{plan.streams}x{plan.batch}"
         if size in plan.name.split():
@@ -85,7 +84,9 @@ def _legend(plans: Sequence[PlanRecord]) -> list[str]:
             break
     parts = {part for plan in plans for part in plan.name.split()}
     known = {"t1": "1 thread", "nhwc": "channels-last"}
-    return told + [f"{name}: {meaning}" for name, meaning in known.items() if name in parts]
+    told += [f"{name}: {meaning}" for name, meaning in known.items() if name in parts]
+    compared = sum(plan.speedup is not None for plan in plans) > 1
+    return ["over plain: median of paired rounds", *told] if told and compared else told
 
 
 def _columns(record: OptimizationRecord, room: int, *, full: bool) -> list[str]:
