@@ -96,7 +96,8 @@ def judge_of(
     """
     program = subject.program
     size = min(max(subject.sizes), 8)
-    parts = _affordable(subject, probe_samples(program.inputs, program.input_axes, program.input_names), size, seconds)
+    probes = probe_samples(program.inputs, program.input_axes, program.input_names, taken=subject.integer_ranges)
+    parts = _affordable(subject, probes, size, seconds)
     begin = time.perf_counter()
     kept, _ = accepted_samples(subject.plain_flat, parts, size)
     each = (time.perf_counter() - begin) / max(1, sum(map(len, parts)))

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from evalmode.backends.backend import Chunk
 from evalmode.optimization.samples import Samples
+from evalmode.predictor.plan import IntegerRange
 
 __all__ = ["LEAST", "LOUD", "REGULAR", "Leaf", "leaves_of", "probe_samples"]
 
@@ -19,6 +20,8 @@ LEAST = 64
 """At least so many samples are made: the classes of sizes are measured on all of them."""
 
 LOUD = "100 times larger"
+_ENDS = ("the smallest value everywhere", "the largest value everywhere")
+_ANY = "any value that the model takes"
 
 REGULAR = ("given", "random", "mixed", "shuffled")
 """The kinds that look like the user's data; every other kind is an edge."""
@@ -29,12 +32,16 @@ _SENTINEL = 1e4  # a floating input of zeros and values below minus this is adde
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Leaf:
-    """One input and what it holds: `values` (floating), `integers`, or a `mask` whose rows keep their pattern."""
+    """One input and what it holds: `values` (floating), `integers`, or a `mask` whose rows keep their pattern.
+
+    `taken` are the whole numbers that the model takes here, None where only the given ones are known to be.
+    """
 
     given: Tensor
     axis: int | None
     name: str
     role: str
+    taken: IntegerRange | None = None
 
     @property
     def count(self) -> int:
@@ -46,7 +53,9 @@ class Leaf:
         return self.given if self.axis is None else self.given.select(self.axis, position % self.count)
 
 
-def leaves_of(inputs: Chunk, axes: Sequence[int | None], names: Sequence[str]) -> tuple[Leaf, ...]:
+def leaves_of(
+    inputs: Chunk, axes: Sequence[int | None], names: Sequence[str], taken: Sequence[IntegerRange | None] | None = None
+) -> tuple[Leaf, ...]:
     """Every input with the role that its values and its name show.
 
     Example:
@@ -54,19 +63,25 @@ def leaves_of(inputs: Chunk, axes: Sequence[int | None], names: Sequence[str]) -
         ['values', 'mask']
     """
     return tuple(
-        Leaf(tensor.detach(), axis, name, _role(tensor.detach(), name))
-        for tensor, axis, name in zip(inputs, axes, names, strict=True)
+        Leaf(tensor.detach(), axis, name, _role(tensor.detach(), name), values)
+        for tensor, axis, name, values in zip(inputs, axes, names, taken or [None] * len(inputs), strict=True)
     )
 
 
 def probe_samples(
-    inputs: Chunk, axes: Sequence[int | None], names: Sequence[str], *, count: int = LEAST, seed: int = 0
+    inputs: Chunk,
+    axes: Sequence[int | None],
+    names: Sequence[str],
+    *,
+    taken: Sequence[IntegerRange | None] | None = None,
+    count: int = LEAST,
+    seed: int = 0,
 ) -> tuple[Samples, ...]:
     """Samples to test with, the most telling first: the given ones, edges, and random ones like the given.
 
     The first part has `count` samples or more, of the inputs' own dtypes and shapes. Where an input belongs to no
     sample, a second part holds a few samples beside another value of it, so that a plan that baked it in is found.
-    Without any axis that counts samples, each part is one whole input.
+    Without any axis that counts samples, each part is one whole input. Whole numbers reach to the ends of `taken`.
 
     Shapes: `inputs` as the program takes them, with any number of samples.
 
@@ -76,7 +91,7 @@ def probe_samples(
         (True, ('given', 'zeros', 'random'))
     """
     generator = torch.Generator().manual_seed(seed)
-    leaves = leaves_of(inputs, axes, names)
+    leaves = leaves_of(inputs, axes, names, taken)
     makers = _makers(leaves, count, generator)
     rows = [(kind, tuple(make(leaf) for leaf in leaves)) for kind, make in makers]
     if all(axis is None for axis in axes):
@@ -156,13 +171,13 @@ def _random_values(given: Tensor, row: Tensor, generator: torch.Generator) -> Te
 def _integers(leaf: Leaf, kind: str, number: int, generator: torch.Generator) -> Tensor:
     row, given = leaf.row(number), leaf.given
     low, high = int(given.min()), int(given.max())
-    if kind == "random":
+    if leaf.taken is not None and kind != "random":
+        low, high = min(low, leaf.taken.least), max(high, leaf.taken.most)
+    if kind in {"random", _ANY}:
         drawn = torch.randint(low, high + 1, row.shape, generator=generator, dtype=torch.int64)
         return drawn.to(device=row.device, dtype=row.dtype)
-    if kind == "the smallest value everywhere":
-        return torch.full_like(row, low)
-    if kind == "the largest value everywhere":
-        return torch.full_like(row, high)
+    if kind in _ENDS:
+        return torch.full_like(row, low if kind == _ENDS[0] else high)
     return _rearranged(leaf, row, kind, number, generator) if kind in REGULAR else row
 
 
@@ -249,7 +264,8 @@ def _edge_kinds(leaves: Sequence[Leaf]) -> list[str]:
             kind for kind in _EDGES if signed or kind not in {"negated", "both infinities", "one minus infinity"}
         )
     if "integers" in roles:
-        kinds.extend(("the smallest value everywhere", "the largest value everywhere"))
+        kinds.extend(_ENDS)
+        kinds.extend([_ANY] if any(leaf.taken is not None for leaf in leaves) else [])
     if "mask" in roles:
         kinds.append("one position alone")
     return kinds
@@ -309,4 +325,10 @@ def _whole(leaves: Sequence[Leaf], generator: torch.Generator) -> list[tuple[str
     for kind, change in _EDGES.items():
         if any(leaf.role == "values" for leaf in leaves):
             found.append((kind, tuple(change(leaf.given) if leaf.role == "values" else leaf.given for leaf in leaves)))
+    if any(leaf.taken is not None and leaf.role == "integers" for leaf in leaves):
+        found.extend((kind, tuple(_at_an_end(leaf, kind, generator) for leaf in leaves)) for kind in (*_ENDS, _ANY))
     return found
+
+
+def _at_an_end(leaf: Leaf, kind: str, generator: torch.Generator) -> Tensor:
+    return _integers(leaf, kind, 0, generator) if leaf.taken is not None and leaf.role == "integers" else leaf.given

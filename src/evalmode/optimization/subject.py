@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,10 +14,11 @@ from evalmode.backends.configuration import Configuration
 from evalmode.backends.program import Program
 from evalmode.certificate import PlanRecord
 from evalmode.optimization.exporting import Exported
+from evalmode.optimization.integer_ranges import accepted_ranges
 from evalmode.optimization.rewriting import apply_passes
 from evalmode.predictor.arguments import call_kind, parameters_of
 from evalmode.predictor.calling import arguments_of
-from evalmode.predictor.plan import NonFinite, PaddedAxis, Plan, TensorPlan, spec_of
+from evalmode.predictor.plan import IntegerRange, NonFinite, PaddedAxis, Plan, TensorPlan, spec_of
 
 __all__ = ["Subject"]
 
@@ -157,6 +159,12 @@ class Subject:
         tensors = {id(tensor): tensor for tensor in (*self.flat.parameters(), *self.flat.buffers())}.values()
         return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
+    @functools.cached_property
+    def integer_ranges(self) -> tuple[IntegerRange | None, ...]:
+        """Which whole numbers the model takes at each input; None where any may be asked for, and nothing is known."""
+        tables = {len(tensor) for tensor in (*self.flat.parameters(), *self.flat.buffers()) if tensor.dim()}
+        return accepted_ranges(self.plain_flat, self.program, max(self.exported.smallest, 1), sorted(tables))
+
     def output_tensors(self) -> tuple[TensorPlan, ...]:
         """Names, dtypes and shapes of the outputs of the example batch."""
         if self._outputs is None:
@@ -180,12 +188,16 @@ class Subject:
         """The plan that runs these configurations, the smallest execution first."""
         ordered = sorted(zip(configurations, costs, strict=True), key=lambda pair: pair[0].batch)
         program = self.program
+        eager = any(configuration.backend == "eager" for configuration in configurations)  # it refuses what it refuses
+        ranges = (None,) * len(program.inputs) if eager else self.integer_ranges
         return Plan(
             configurations=tuple(configuration for configuration, _ in ordered),
             costs=tuple(cost for _, cost in ordered),
             inputs=tuple(
-                spec_of(name, tensor, axis)
-                for name, tensor, axis in zip(program.input_names, program.inputs, program.input_axes, strict=True)
+                spec_of(name, tensor, axis, values)
+                for name, tensor, axis, values in zip(
+                    program.input_names, program.inputs, program.input_axes, ranges, strict=True
+                )
             ),
             outputs=self.output_tensors(),
             input_form=self.exported.input_structure.root,

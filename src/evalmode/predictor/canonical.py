@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from evalmode.errors import BatchError
 from evalmode.observe.tree import describe
-from evalmode.predictor.plan import TensorPlan
+from evalmode.predictor.plan import IntegerRange, TensorPlan
 
 __all__ = ["InputCheck", "canonical"]
 
@@ -31,8 +31,9 @@ class InputCheck:
     Called with an input, it gives its number of samples; None for one that belongs to no sample.
 
     Raises, when called:
-        BatchError: the input has another dtype, device or shape. Nothing is cast or moved: the plan was verified on
-            its own dtype, and a cast would hide a mistake.
+        BatchError: the input has another dtype, device or shape, or holds whole numbers that were not tested: where a
+            model refuses a token beyond its table, a back end may read other memory. Nothing is cast or moved: the plan
+            was verified on its own dtype, and a cast would hide a mistake.
     """
 
     def __init__(self, plan: TensorPlan, device: torch.device, free: Collection[int] = ()) -> None:
@@ -44,6 +45,7 @@ class InputCheck:
         self._fixed = tuple((axis, plan.shape[axis]) for axis in fixed if axis != plan.axis and axis not in free)
         self._free = frozenset(free)
         self._cpu = device.type == "cpu"
+        self._values = plan.values
         self._known: dict[torch.Size, tuple[int | None]] = {}
 
     def __call__(self, tensor: Tensor) -> int | None:
@@ -53,6 +55,10 @@ class InputCheck:
             or tensor.layout is not torch.strided
         ):
             self._refuse(tensor)
+        if self._values is not None and tensor.numel():
+            least, most = torch.aminmax(tensor)
+            if int(least) < self._values.least or int(most) > self._values.most:
+                self._refuse_values(tensor, self._values)
         shape = tensor.shape
         known = self._known.get(shape)
         if known is not None:
@@ -73,6 +79,20 @@ class InputCheck:
         if device.type != self._device.type or self._device.index is not None or self._cpu:
             return False
         return device.index == torch.accelerator.current_device_index()
+
+    def _refuse_values(self, tensor: Tensor, values: IntegerRange) -> Never:
+        """Shapes are looked at first: they say more where an input was taken for another."""
+        plan = self._plan
+        if len(tensor.shape) != len(plan.shape) or any(tensor.shape[axis] != length for axis, length in self._fixed):
+            self._refuse(tensor)
+        where = ((tensor < values.least) | (tensor > values.most)).nonzero()[0].tolist()
+        sample = f"sample {where[plan.axis]} of {plan.name}" if plan.axis is not None else plan.name
+        raise BatchError(
+            f"{sample} holds {int(tensor[tuple(where)]):,}",
+            expected=f"whole numbers from {values}, which the model takes and this plan was tested on",
+            fix="look at where the value comes from (a token beyond the vocabulary?); if the model takes it, optimise "
+            "with a batch that holds such values",
+        )
 
     def _refuse(self, tensor: Tensor) -> Never:
         plan = self._plan

@@ -14,17 +14,32 @@ from evalmode.predictor.form import MappingNode, Node, SequenceNode
 from evalmode.predictor.signature import Signature, TensorSpec
 from evalmode.predictor.structure import Structure
 
-__all__ = ["AxisPadding", "NonFinite", "PaddedAxis", "Plan", "TensorPlan", "spec_of"]
+__all__ = ["AxisPadding", "IntegerRange", "NonFinite", "PaddedAxis", "Plan", "TensorPlan", "spec_of"]
 
 _DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in vars(torch).values() if isinstance(dtype, torch.dtype)}
 _LARGEST_EXECUTION = 2**20  # samples
 _LONGEST = 2**40  # of any axis: what a file may claim
 
 
+class IntegerRange(msgspec.Struct, frozen=True):
+    """The whole numbers from `least` to `most`, both of them included."""
+
+    least: int
+    most: int
+
+    def __post_init__(self) -> None:
+        if self.least > self.most:
+            raise ValueError(f"no whole number lies between {self.least} and {self.most}")
+
+    def __str__(self) -> str:
+        return f"{self.least:,} to {self.most:,}"
+
+
 class TensorPlan(msgspec.Struct, frozen=True):
     """One tensor of a plan: its name, dtype and shape; `axis` is the one that counts samples, None where none does.
 
-    The length of that axis in `shape` is None: any number of samples.
+    The length of that axis in `shape` is None: any number of samples. `values` are the whole numbers that an input may
+    hold, where not all of its dtype were tested.
 
     Example:
         >>> TensorPlan("logits", "float32", (None, 10), 0).at(2)
@@ -35,6 +50,7 @@ class TensorPlan(msgspec.Struct, frozen=True):
     dtype: str
     shape: tuple[int | None, ...]
     axis: int | None
+    values: IntegerRange | None = None
 
     def __post_init__(self) -> None:
         if self.dtype not in _DTYPES:
@@ -45,6 +61,8 @@ class TensorPlan(msgspec.Struct, frozen=True):
             raise ValueError(f"the free axis of {self.name} is not the one that counts samples")
         if any(size is not None and not 0 <= size <= _LONGEST for size in self.shape):
             raise ValueError(f"{self.name} has an axis of impossible length")
+        if self.values is not None and not _holds(self.torch_dtype, self.values):
+            raise ValueError(f"{self.name} of {self.dtype} holds no whole numbers from {self.values}")
 
     @property
     def torch_dtype(self) -> torch.dtype:
@@ -56,15 +74,24 @@ class TensorPlan(msgspec.Struct, frozen=True):
         return tuple(samples if size is None else size for size in self.shape)
 
 
-def spec_of(name: str, tensor: torch.Tensor, axis: int | None) -> TensorPlan:
-    """The plan of a tensor like `tensor`.
+def _holds(dtype: torch.dtype, values: IntegerRange) -> bool:
+    if dtype.is_floating_point or dtype.is_complex or dtype is torch.bool:
+        return False
+    kind = torch.iinfo(dtype)
+    return kind.min <= values.least and values.most <= kind.max
+
+
+def spec_of(name: str, tensor: torch.Tensor, axis: int | None, values: IntegerRange | None = None) -> TensorPlan:
+    """The plan of a tensor like `tensor`; `values` are the whole numbers that it may hold, None for any.
 
     Example:
-        >>> spec_of("ids", torch.zeros(4, 7, dtype=torch.long), 0)
-        TensorPlan(name='ids', dtype='int64', shape=(None, 7), axis=0)
+        >>> spec_of("ids", torch.zeros(4, 7, dtype=torch.long), 0, IntegerRange(0, 99))
+        TensorPlan(name='ids', dtype='int64', shape=(None, 7), axis=0, values=IntegerRange(least=0, most=99))
     """
     shape = tuple(None if position == axis else size for position, size in enumerate(tensor.shape))
-    return TensorPlan(name, str(tensor.dtype).removeprefix("torch."), shape, axis)
+    if values is not None and values == IntegerRange(torch.iinfo(tensor.dtype).min, torch.iinfo(tensor.dtype).max):
+        values = None
+    return TensorPlan(name, str(tensor.dtype).removeprefix("torch."), shape, axis, values)
 
 
 class AxisPadding(msgspec.Struct, frozen=True):
