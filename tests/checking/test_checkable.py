@@ -235,3 +235,16 @@ def test_a_predictor_that_takes_no_fp64_gets_a_verdict(moves, verdict):
     report = check(Exacting(moves), batch)
     (clause,) = (clause for clause in report.certificate.clauses if clause.clause == "batch-independent")
     assert clause.verdict is verdict
+
+
+def test_a_predictor_that_refuses_broken_companions_is_answered() -> None:
+    """A loaded plan may refuse NaN; the probes of `batch-independent` hold some."""
+
+    def refusing(x: torch.Tensor) -> torch.Tensor:
+        if not bool(x.isfinite().all()):
+            raise BatchError("sample 2 holds NaN or infinity")
+        return torch.tanh(x)
+
+    clauses = {result.clause: result for result in check(refusing, BATCH).certificate.clauses}
+    assert clauses["batch-independent"].verdict is Verdict.KEPT
+    assert clauses["finite"].verdict is Verdict.KEPT

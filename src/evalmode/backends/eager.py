@@ -3,8 +3,8 @@
 What it does
 ------------
 Runs the model's own `forward` under `no_grad`, or under inference mode where its outputs are small, with a pinned
-number of threads. A model that writes into its inputs is given copies of them. In bf16, and on a GPU in fp16, a copy of
-the model with parameters of that precision runs.
+number of threads. It is given copies of the inputs: a model may write into them. In bf16, and on a GPU in fp16, a copy
+of the model with parameters of that precision runs.
 
 Why it matters
 --------------
@@ -53,7 +53,7 @@ from evalmode.backends.program import Program
 from evalmode.backends.refusal import refusal
 from evalmode.backends.torch_executor import TorchExecutor
 
-__all__ = ["EAGER", "at_tf32", "torch_precisions"]
+__all__ = ["EAGER", "at_tf32", "on_copies", "torch_precisions"]
 
 _SMALL = 1 << 18  # bytes: outputs that are copied in less time than inference mode saves
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -81,21 +81,11 @@ def _build(program: Program, configuration: Configuration) -> Executor:
         function = _in_inference_mode(program.module)
     else:
         function = _as_it_is(program.module)
-    if _writes_into_inputs(program, configuration.batch):
-        function = _on_copies(function)
-    return TorchExecutor(configuration, at_tf32(configuration, function))
+    return TorchExecutor(configuration, at_tf32(configuration, on_copies(function)))
 
 
-def _writes_into_inputs(program: Program, batch: int) -> bool:
-    """Whether the model changes the tensors that it is called with."""
-    inputs = tuple(tensor.clone() for tensor in program.inputs_at(batch))
-    before = [tensor._version for tensor in inputs]  # noqa: SLF001 - torch's own count of writes
-    with torch.no_grad():
-        program.module(*inputs)
-    return [tensor._version for tensor in inputs] != before  # noqa: SLF001
-
-
-def _on_copies(function: Callable[[Chunk], Sequence[Tensor]]) -> Callable[[Chunk], Sequence[Tensor]]:
+def on_copies(function: Callable[[Chunk], Sequence[Tensor]]) -> Callable[[Chunk], Sequence[Tensor]]:
+    """`function`, called with copies: whether a model writes into its inputs may depend on what they hold."""
     return lambda inputs: function(tuple(tensor.clone() for tensor in inputs))
 
 

@@ -54,7 +54,7 @@ from torch import Tensor, nn
 from evalmode.backends.backend import Backend, Chunk, Executor
 from evalmode.backends.configuration import Configuration
 from evalmode.backends.cuda_graph import recorded
-from evalmode.backends.eager import at_tf32, torch_precisions
+from evalmode.backends.eager import at_tf32, on_copies, torch_precisions
 from evalmode.backends.interface import Interface
 from evalmode.backends.memory import forget_last_export
 from evalmode.backends.portable import Portable, at_precision, module_of, portable, reference_outputs
@@ -134,7 +134,12 @@ def _compiled(
         wrap = at_precision(configuration.precision, configuration.device)
         module = program.module if wrap is None else wrap(program.module)
     compiled = torch.compile(_entry(module), dynamic=False, fullgraph=graph is not None, options=options)
-    return lambda inputs: compiled(*inputs)
+
+    def function(inputs: Chunk) -> Sequence[Tensor]:
+        outputs: Sequence[Tensor] = compiled(*inputs)
+        return outputs
+
+    return function if graph is not None else on_copies(function)
 
 
 def _entry(module: nn.Module) -> Callable[..., Sequence[Tensor]]:

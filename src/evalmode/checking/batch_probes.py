@@ -12,7 +12,7 @@ from evalmode.checking.batch_outputs import Difference, Reader, Seats
 from evalmode.checking.companions import beside, companion_kinds
 from evalmode.checking.rounding import nudging
 from evalmode.checking.subject import Outputs, Subject
-from evalmode.errors import ModelRunError, UsageError
+from evalmode.errors import BatchError, ModelRunError, UsageError
 from evalmode.observe.batching import BatchAxis
 from evalmode.observe.tree import same_bits
 
@@ -124,7 +124,7 @@ class Probes:
         """The outputs of `probe` against the reference, bit by bit; None if the model refuses such companions."""
         try:
             outputs = self.subject.run(probe.batch)
-        except ModelRunError:
+        except (ModelRunError, BatchError):  # a predictor refuses what its plan was not tested on
             if probe.kind in _REFUSABLE:
                 return None
             raise

@@ -49,6 +49,7 @@ def inspect_file(
         ("takes", str(plan.signature)),
         ("gives", ", ".join(described(tensor) for tensor in plan.outputs)),
         ("bits", "the same for a sample in any batch" if plan.stable else "may differ with the batch"),
+        *([("but", str(plan.non_finite))] if plan.non_finite is not None else []),
         ("model", plan.weights),
         ("needs", ", ".join(manifest.versions.values()) + f"; {manifest.instructions}"),
     ]

@@ -12,19 +12,24 @@ from pathlib import Path
 from typing import Any
 
 from torch import nn
+from torch.export import ExportedProgram
 
 from evalmode.observe.bytecode import code_bytes
 
 __all__ = ["code_digest"]
 
 
-def code_digest(model: nn.Module, forward: Callable[..., Any] | None = None) -> str:
-    """SHA-256 over the code of the classes of a model's modules, of `forward`, and of the files they were written in.
+def code_digest(
+    model: nn.Module, forward: Callable[..., Any] | None = None, graph: ExportedProgram | None = None
+) -> str | None:
+    """SHA-256 over what a model computes: its `graph`, its code, that of `forward`, and the files they were written in.
 
-    Code that is called from there in other files is not seen, nor are the values that closures hold.
+    A graph holds the settings of all modules, and what code in other files and closures did. Where there is none, the
+    printed form of the model and the defaults of its functions take its place; None where `forward` is an object whose
+    code cannot be seen.
 
     Example:
-        >>> code_digest(nn.Linear(2, 2)) == code_digest(nn.Linear(3, 3)) != code_digest(nn.ReLU())
+        >>> code_digest(nn.Linear(2, 2)) == code_digest(nn.Linear(2, 2)) != code_digest(nn.Linear(2, 2, bias=False))
         True
     """
     digest = hashlib.sha256()
@@ -36,16 +41,25 @@ def code_digest(model: nn.Module, forward: Callable[..., Any] | None = None) -> 
             continue
         files.add(kind.__module__)
         for name, value in sorted(vars(kind).items()):
-            function = getattr(value, "__func__", value)
-            if isinstance(function, types.FunctionType):
-                digest.update(name.encode())
-                digest.update(code_bytes(function.__code__))
-    code = getattr(forward, "__code__", None)
-    if code is not None:
-        digest.update(code_bytes(code))
-        files.add(getattr(forward, "__module__", ""))
+            digest.update(_function_bytes(name, getattr(value, "__func__", value)))
+    for module in model.modules():
+        digest.update(_function_bytes("forward", getattr(vars(module).get("forward"), "__func__", None)))
+        digest.update(_function_bytes("forward", vars(module).get("forward")))
+    if forward is not None and not isinstance(forward, types.FunctionType) and graph is None:
+        return None
+    digest.update(_function_bytes("forward", forward))
+    files.add(getattr(forward, "__module__", None) or "")
+    digest.update((repr(model) if graph is None else str(graph.graph)).encode())
     for name in sorted(files):
         with contextlib.suppress(OSError, TypeError):
-            module = sys.modules.get(name)
-            digest.update(Path(inspect.getfile(module)).read_bytes() if module is not None else b"")
+            source = sys.modules.get(name)
+            digest.update(Path(inspect.getfile(source)).read_bytes() if source is not None else b"")
     return digest.hexdigest()
+
+
+def _function_bytes(name: str, value: object) -> bytes:
+    """What a function does, with its defaults; nothing of what is no function."""
+    if not isinstance(value, types.FunctionType):
+        return b""
+    defaults = repr((value.__defaults__, sorted((value.__kwdefaults__ or {}).items())))
+    return name.encode() + code_bytes(value.__code__) + defaults.encode()

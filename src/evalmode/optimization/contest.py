@@ -153,7 +153,7 @@ class Contest:
         return {name: standing * scale for name, standing in found.items()}
 
     def surely_faster(self, trial: Trial, comparisons: int) -> bool:
-        """Whether it beats plain by the sign test over all rounds that both ran."""
+        """Whether it beats plain at 1 % shared by so many comparisons, over all rounds that both ran."""
         return self._race.surely_faster(_name(trial), PLAIN, comparisons)
 
     def rounds_beside_plain(self, trial: Trial) -> int:

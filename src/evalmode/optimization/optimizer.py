@@ -219,13 +219,13 @@ def _optimized(
     task = _task(subject, request)
     search = Search(subject, settings, judge_within, say, started_at=begin, notes=notes)
     key = _key(model, subject, request, settings)
-    known = start or read_plan(key)
+    known = start or (read_plan(key) if key is not None else None)
     if known is None or not resume(search, known):
         search.run()
         known = None
     predictor = predictor_of(search, model, request.objective, known)
     _requests[predictor] = request
-    if known is None:
+    if known is None and key is not None:
         write_plan(key, cached_plan(predictor))
     return predictor
 
@@ -238,11 +238,14 @@ def _task(subject: Subject, request: _Request) -> TaskData | None:
     return task_data(request.data, request.metric, lambda inputs: call(model, inputs, request.forward))
 
 
-def _key(model: nn.Module, subject: Subject, request: _Request, settings: SearchSettings) -> str:
-    """Everything that decides which plan wins."""
+def _key(model: nn.Module, subject: Subject, request: _Request, settings: SearchSettings) -> str | None:
+    """Everything that decides which plan wins; None where not all of it can be told."""
+    code = code_digest(model, request.forward, subject.program.exported)
+    if code is None:
+        return None
     return cache_key(
         subject.weights,
-        code_digest(model, request.forward),
+        code,
         [(str(x.dtype), tuple(x.shape)) for x in subject.program.inputs],
         str(subject.exported.input_structure.root),
         subject.sizes,

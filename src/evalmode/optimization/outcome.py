@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 import msgspec
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from evalmode.backends.backend import Backend
 from evalmode.backends.catalog import backend_named
 from evalmode.backends.configuration import Configuration
 from evalmode.certificate import Certificate, ClauseResult, OptimizationRecord, PlanRecord
 from evalmode.clause import Verdict
 from evalmode.errors import BackendError, OptimizationError, UnstableModelError
+from evalmode.mode.streams import StreamHold, hold_streams, release_streams
 from evalmode.observe.fingerprint import environment_record, model_record
 from evalmode.observe.tree import describe, same_bits
 from evalmode.optimization.candidates import Candidate
@@ -48,7 +50,7 @@ def predictor_of(search: Search, model: nn.Module, objective: str, known: Cached
         record=record.chosen,
         probes=probes,
         model=model,
-        serialisable=None if serialises else lambda: _serialisable(search, model, objective, probes),
+        serialisable=None if serialises else _Writable(search, model, objective, probes, resumed=known is not None),
     )
     predictor.attach(_certificate(search, trial, model, record))
     return predictor
@@ -162,35 +164,67 @@ def _as_the_model(search: Search, runs: Mapping[int, Run], size: int) -> Verific
     )
 
 
-def _serialisable(search: Search, model: nn.Module, objective: str, probes: object) -> OptimizedPredictor:
-    """The fastest plan that can be written into a file, verified now.
+@dataclass
+class _Writable:
+    """Called, it gives the fastest plan that can be written into a file, verified now.
 
-    Raises:
+    Where the plan is of an earlier search (`resumed`), that search is made again, once.
+
+    Raises, when called:
         BackendError: there is none, and why.
     """
-    if not any(trial.candidate.backend.load is not None for trial in search.trials):  # the plan is of an earlier search
-        search = replace(search, started_at=None, trials=[], chosen=None)
-        search.run()
-    reasons: list[str] = []
-    ranked = sorted(search.trials, key=lambda trial: -(trial.speedup or 0.0))
-    for before in ranked:
-        backend = before.candidate.backend
-        if backend.load is None or backend.native_code:
-            continue
-        if before.outcome in {"rejected", "unstable", FAILED}:
-            reasons.append(f"{before.name}: {before.reason}")
-            continue
-        trial = started(search.subject, before.candidate, {})
-        if trial.outcome != FAILED and search.holds(trial):
-            predictor = trial.predictor(search.subject, stable=search.settings.stable, probes=probes, model=model)
-            record = _optimization_record(search, trial, objective, None)
-            predictor.attach(_certificate(search, trial, model, record))
-            return predictor
-        reasons.append(f"{before.name}: {trial.reason or 'does not pass the gate'}")
-        trial.close()
-    raise BackendError(
-        "; ".join(dict.fromkeys(reasons)) or "no back end that writes files was among those that were tried"
-    )
+
+    search: Search
+    model: nn.Module
+    objective: str
+    probes: Sequence[Tensor]
+    resumed: bool
+
+    def __call__(self) -> OptimizedPredictor:
+        hold = StreamHold()
+        hold_streams(hold)
+        try:
+            return self._fastest()
+        finally:
+            release_streams(hold)
+
+    def _fastest(self) -> OptimizedPredictor:
+        if self.resumed and any(_writes_files(backend) for backend in self.search.settings.backends):
+            self.search = replace(self.search, started_at=None, trials=[], chosen=None, progress=_silent)
+            self.search.run()
+            if self.search.chosen is not None:
+                self.search.chosen.close()
+        self.resumed = False
+        search = self.search
+        reasons: list[str] = []
+        for before in sorted(search.trials, key=lambda trial: -(trial.speedup or 0.0)):
+            if not _writes_files(before.candidate.backend):
+                continue
+            if before.outcome in {"rejected", "unstable", FAILED}:
+                reasons.append(f"{before.name}: {before.reason}")
+                continue
+            trial = started(search.subject, before.candidate, {})
+            if trial.outcome != FAILED and search.holds(trial):
+                predictor = trial.predictor(
+                    search.subject, stable=search.settings.stable, probes=self.probes, model=self.model
+                )
+                record = _optimization_record(search, trial, self.objective, None)
+                predictor.attach(_certificate(search, trial, self.model, record))
+                return predictor
+            reasons.append(f"{before.name}: {trial.reason or 'does not pass the gate'}")
+            trial.close()
+        raise BackendError(
+            "; ".join(dict.fromkeys(reasons)) or "no back end that writes files was among those that were tried"
+        )
+
+
+def _silent(stage: str, done: int, total: int | None) -> None:
+    """Nobody waits for a file with a progress bar in front of them."""
+
+
+def _writes_files(backend: Backend) -> bool:
+    """Whether it makes files of data alone."""
+    return backend.load is not None and not backend.native_code
 
 
 def _optimization_record(search: Search, trial: Trial, objective: str, known: CachedPlan | None) -> OptimizationRecord:
@@ -216,6 +250,8 @@ def _optimization_record(search: Search, trial: Trial, objective: str, known: Ca
         if backend.name not in tried and backend.missing() is not None
     ]
     notes = list(search.notes)
+    if trial.non_finite is not None:
+        notes.append(f"{trial.candidate.backend.name} does not answer as the model does: {trial.non_finite}")
     if known is not None:
         notes.append("timed in an earlier search on this machine; verified now")
     plans = (plain, *((used,) if search.chosen is not None else ()), *(each.record() for each in others), *missing)

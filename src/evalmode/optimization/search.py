@@ -35,16 +35,12 @@ from evalmode.optimization.weighing import Scales
 
 __all__ = ["PLAIN", "Search", "SearchSettings"]
 
-_ROUNDS, _LAST_ROUNDS = 12, 40
-_FEWEST_ROUNDS = 3  # of each stage, if there is time for them
+_ROUNDS, _LAST_ROUNDS, _FEWEST_ROUNDS = 12, 40, 3  # the fewest of each stage, if there is time for them
 _MORE, _CLEARLY = 4, 0.9  # pairs of rounds more, for one that takes at most this share of plain's time
 _NO_GAIN = 0.97  # of plain's time: less is not worth its judging
-_FRONT, _CLOSE = 5, 1.2
-_SLOW, _LONG = 0.25, 1.0  # seconds of plain's call
-_WORTH_VARYING = 1.35
+_FRONT, _CLOSE, _VARIATIONS = 5, 1.2, 5
+_SLOW, _LONG, _WORTH_VARYING = 0.25, 1.0, 1.35  # seconds of plain's call, and a share of the best
 _SAME_KERNELS = 1.3  # Inductor so far behind: AOTInductor, whose kernels it shares, is not built
-_VARIATIONS = 5
-
 
 Progress = Callable[[str, int, int | None], object]
 
@@ -276,11 +272,10 @@ class Search:
             known = min(map(self.contest.rounds_beside_plain, finalists))
             least = max(1, FEWEST_FOR_T - known, min(affordable, DECISIVE - known))
             self.contest.run(self.left, rounds=_LAST_ROUNDS, least=least)
-            self._decide(finalists)
-            for trial in self.contest.ranked(finalists):
-                if self.contest.surely_faster(trial, len(finalists)):
-                    self.chosen = trial
-                    break
+            looks = self._decide(finalists)
+            ranked = self.contest.ranked(finalists)
+            sure = (trial for trial in ranked if self.contest.surely_faster(trial, len(finalists) * looks))
+            self.chosen = next(sure, None)
             self.contest.measure_sizes(finalists, min(max(self.left, 0.0), 0.1 * self.settings.budget))
         for trial in self.trials:
             if self.contest.timed(trial):
@@ -290,15 +285,21 @@ class Search:
             if trial is not self.chosen:
                 trial.close()
 
-    def _decide(self, finalists: list[Trial]) -> None:
-        """Some more rounds where the winner is clearly ahead and too few rounds say so: they cost less than plain."""
+    def _decide(self, finalists: list[Trial]) -> int:
+        """Some more rounds where the winner is clearly ahead and too few rounds say so: they cost less than plain.
+
+        Who looks often is right by chance: each look takes half of what is left of the level. Tells the last's divisor.
+        """
         leader = self.contest.ranked(finalists)[0]
         self.contest.only([leader])
+        share = 2
         for _ in range(_MORE):
-            if self.contest.behind(leader) > _CLEARLY or self.contest.surely_faster(leader, len(finalists)):
+            if self.contest.behind(leader) > _CLEARLY or self.contest.surely_faster(leader, len(finalists) * share):
                 break
             self.contest.run(0, rounds=2, least=2)
+            share *= 2
         self.contest.only(finalists)
+        return share
 
     def _begin(self, candidate: Candidate) -> Trial | None:
         """Build a candidate, if the time allows for it."""

@@ -70,7 +70,7 @@ class Execution:
         self._batched = any(axis is not None for axis in self._input_axes)
         self._fitting = {
             size: tuple((torch.Size(tensor.at(size)), tensor.torch_dtype) for tensor in plan.outputs)
-            for size in (*plan.sizes, 1)
+            for size in plan.sizes
         }
         self._shared_outputs = tuple(number for number, axis in enumerate(self._output_axes) if axis is None)
         large = sum(math.prod(tensor.at(plan.sizes[-1])) * tensor.torch_dtype.itemsize for tensor in plan.outputs)
@@ -107,8 +107,8 @@ class Execution:
 
     def _refuse_broken(self, broken: Tensor) -> None:
         places = broken.nonzero()[:, 0].tolist()
-        named = f"sample {places[0]} holds" if len(broken) > 1 else "the inputs hold"
-        more = f" ({len(places)} of {len(broken)} samples)" if len(places) > 1 else ""
+        named = f"sample {places[0]} holds" if len(places) < len(broken) else "the inputs hold"
+        more = f" ({len(places)} of {len(broken)} samples)" if 1 < len(places) < len(broken) else ""
         raise BatchError(
             f"{named} NaN or infinity{more}, which {self._plan.configurations[0].backend} does not answer as the model "
             "does",

@@ -214,14 +214,14 @@ class OptimizedPredictor(Predictor):
         speed = f": {record.speedup:.1f}x plain eval()" if record is not None and record.speedup else ""
         bits = "the same for a sample in any batch" if self._plan.stable else "may differ with the batch"
         gives = ", ".join(_described(tensor.name, tensor.dtype, tensor.shape) for tensor in self._plan.outputs)
-        return "\n".join(
-            (
-                f"{self._plan}{speed}",
-                f"  takes   {', '.join(map(str, self._signature.inputs))}",
-                f"  gives   {gives}",
-                f"  bits    {bits}",
-            )
-        )
+        lines = [
+            f"{self._plan}{speed}",
+            f"  takes   {', '.join(map(str, self._signature.inputs))}",
+            f"  gives   {gives}",
+            f"  bits    {bits}",
+        ]
+        broken = [f"  but     {self._plan.non_finite}"] if self._plan.non_finite is not None else []
+        return "\n".join([*lines, *broken])
 
 
 def _described(name: str, dtype: str, shape: tuple[int | None, ...]) -> str:

@@ -136,6 +136,10 @@ class NonFinite(msgspec.Struct, frozen=True):
     answer: Literal["nan", "plain", "refuse"]
     minus: tuple[int, ...] = ()
 
+    def __str__(self) -> str:
+        how = {"nan": "answered with NaN", "plain": "answered by the model itself", "refuse": "refused"}[self.answer]
+        return f"samples with NaN or infinity are {how}"
+
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """What a predictor runs.
