@@ -4,5 +4,5 @@
 `ledger` counts modes per module, `grad_mode` per thread and `streams` random streams per process, whose state
 `stream_states` reads and writes; `overrides` and `snapshot` keep modules with a `train()` or `eval()` of their own
 exact; `baked` reads modes written into graphs; `backward` makes backward() harmless; `freeze` outlives the switch;
-`derived` knows the predictors that were built from a model.
+`weights` names the tensors that answers are made of; `derived` knows the predictors that were built from a model.
 """

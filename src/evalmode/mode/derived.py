@@ -18,6 +18,8 @@ import torch
 from torch import nn
 
 from evalmode.errors import StalePredictorError
+from evalmode.mode.discover import discover
+from evalmode.mode.weights import registered_weights, unregistered_weights
 
 __all__ = ["fresh", "live_predictors", "register", "require_fresh", "staleness_unchecked", "unregister"]
 
@@ -126,16 +128,15 @@ def _modes(model: nn.Module) -> tuple[bool, ...]:
     """The flags of the modules whose own `train()` or `eval()` may change tensors."""
     return tuple(
         module.training
-        for module in model.modules()
+        for module in discover(model).modules
         if type(module).train is not nn.Module.train or type(module).eval is not nn.Module.eval
     )
 
 
 def _contents(model: nn.Module) -> bytes:
-    """A quick digest of every parameter and buffer, by content: a write through `.data` moves no version counter."""
+    """A quick digest of every weight, registered or not, by content: a write through `.data` moves no counter."""
     digest = hashlib.sha256()
-    named = (*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False))
-    for name, tensor in named:
+    for name, tensor in (*registered_weights(model), *unregistered_weights(model)):
         digest.update(f"{name} {tensor.dtype} {tensor.layout}".encode())
         try:
             digest.update(f"{tuple(tensor.shape)}".encode())

@@ -21,7 +21,7 @@ from torch import nn
 from evalmode.errors import NotAModuleError
 from evalmode.mode.frozen import FrozenMode
 
-__all__ = ["CONTAINER_LIMIT", "Discovery", "Held", "Truncation", "discover", "require_modules"]
+__all__ = ["CONTAINER_LIMIT", "Discovery", "Held", "Truncation", "contents_of", "discover", "require_modules"]
 
 CONTAINER_LIMIT = 10_000
 """How many items of one plain container are searched."""
@@ -265,7 +265,7 @@ class _Search:
                 continue
             if id(item) in self.seen:
                 continue
-            contents = _contents(item)
+            contents = contents_of(item)
             if contents is None:
                 continue
             self.seen[id(item)] = item
@@ -282,7 +282,7 @@ class _Search:
             )
 
 
-def _contents(value: Any) -> tuple[Iterator[tuple[str, object]], int, bool] | None:
+def contents_of(value: Any) -> tuple[Iterator[tuple[str, object]], int, bool] | None:
     """What `value` holds, how much, and whether it is an object rather than a container; None if nothing can be."""
     kind = type(value)
     if issubclass(kind, collections.UserDict | collections.UserList):

@@ -1,4 +1,4 @@
-"""Which model and which machine: the digest of parameters and buffers, and the records that a certificate keeps."""
+"""Which model and which machine: the digest of a model's weights, and the records that a certificate keeps."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from torch.nn.parameter import is_lazy
 
 import evalmode
 from evalmode.certificate import Environment, ModelRecord
+from evalmode.mode.weights import registered_weights, unregistered_weights
 from evalmode.observe.tree import tensor_leaves
 
 __all__ = ["digest_of", "environment_record", "fingerprint", "model_record"]
@@ -22,14 +23,22 @@ __all__ = ["digest_of", "environment_record", "fingerprint", "model_record"]
 def fingerprint(model: nn.Module) -> str:
     """SHA-256 over the name, dtype, shape and bytes of every parameter and buffer, in the order of their names.
 
+    What `evalmode.mode.weights` finds beside registration counts too; where there is nothing of that kind, it leaves no
+    trace in the digest.
+
     Example:
         >>> fingerprint(nn.ReLU()) == fingerprint(nn.Sigmoid())
         True
         >>> len(fingerprint(nn.Linear(2, 2)))
         64
     """
-    named = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
-    return _digest(sorted(named, key=lambda item: item[0]))
+    registered = _digest(sorted(registered_weights(model), key=lambda item: item[0]))
+    others = unregistered_weights(model)
+    if not others:
+        return registered
+    # the parts of a set come in any order: they are sorted by what they hold
+    digests = sorted(_digest([pair]) for pair in others)
+    return hashlib.sha256("\n".join((registered, *digests)).encode()).hexdigest()
 
 
 def digest_of(outputs: Any) -> str:

@@ -14,6 +14,7 @@ from typing import Any
 from torch import nn
 from torch.export import ExportedProgram
 
+from evalmode.mode.discover import discover
 from evalmode.observe.bytecode import code_bytes
 
 __all__ = ["code_digest"]
@@ -33,7 +34,9 @@ def code_digest(
         True
     """
     digest = hashlib.sha256()
-    kinds = {kind for module in model.modules() for kind in type(module).__mro__ if kind not in nn.Module.__mro__}
+    kinds = {
+        kind for module in discover(model).modules for kind in type(module).__mro__ if kind not in nn.Module.__mro__
+    }
     files: set[str] = set()
     for kind in sorted(kinds, key=lambda kind: (kind.__module__, kind.__qualname__)):
         digest.update(f"{kind.__module__}.{kind.__qualname__}".encode())
