@@ -11,6 +11,7 @@ from __future__ import annotations
 import dis
 import functools
 import types
+import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -26,7 +27,13 @@ _CONSTRUCTORS = frozenset(("__init__", "reset_parameters"))
 _STORES = frozenset(("STORE_ATTR", "DELETE_ATTR", "STORE_DEREF"))
 _ITEM_STORES = frozenset(("STORE_SUBSCR", "DELETE_SUBSCR", "STORE_SLICE"))
 _CHANGING = frozenset(("append", "appendleft", "extend", "insert", "add", "update", "setdefault", "pop", "popleft"))
+_BOOKKEEPING = frozenset(nn.Module().__dict__)
+_NO_TENSORS = frozenset(
+    (bool, int, float, complex, str, bytes, type(None), type, torch.dtype, torch.device, torch.Size)
+)
 _FUNCTIONS = (types.FunctionType, types.MethodType, functools.partial)
+
+_uses: weakref.WeakKeyDictionary[type, _Use] = weakref.WeakKeyDictionary()
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,33 +75,44 @@ def unregistered_weights(model: nn.Module) -> list[tuple[str, torch.Tensor]]:
         ['scale', 'layers[0].weight', 'layers[0].bias']
     """
     discovery = discover(model)
-    paths = discovery.paths()
+    hidden = discovery.hidden()
     seen = {id(tensor) for _, tensor in registered_weights(model)}
     found: list[tuple[str, torch.Tensor]] = []
+    paths: dict[int, str] = {}
+    shared: dict[type, dict[str, object]] = {}
     for module in discovery.modules:
+        kind = type(module)
+        if kind not in shared:
+            shared[kind] = _class_attributes(kind)
+        own = list(_held(module, shared[kind]))
+        if id(module) in hidden:
+            own += [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
+        new = [(name, tensor) for name, tensor in own if id(tensor) not in seen]
+        if not new:
+            continue
+        paths = paths or discovery.paths()
         path = paths.get(id(module), type(module).__name__)
-        own = (
-            *module.named_parameters(recurse=False),
-            *module.named_buffers(recurse=False),
-            *(() if isinstance(module, torch.jit.ScriptModule) else _held(module)),
-        )
-        for name, tensor in own:
+        for name, tensor in new:
             if id(tensor) not in seen:
                 seen.add(id(tensor))
                 found.append((f"{path}.{name}" if path else name, tensor))
     return found
 
 
-def _held(module: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
-    """The weights among what `module` itself and its class hold without registration."""
-    skipped = {"_parameters", "_buffers", "_modules"}
-    plain = not module.__dict__.get("_forward_pre_hooks")
-    attributes = {name: value for kind in _own_classes(type(module)) for name, value in vars(kind).items()}
-    attributes = {name: value for name, value in attributes.items() if not isinstance(value, types.FunctionType)}
-    attributes |= {name: value for name, value in module.__dict__.items() if not name.endswith("_hooks")}
+def _held(module: nn.Module, shared: dict[str, object]) -> Iterator[tuple[str, torch.Tensor]]:
+    """The weights among what `module` itself holds without registration, and its class as `shared`."""
+    if isinstance(module, torch.jit.ScriptModule):
+        return
+    own = module.__dict__
+    attributes = {
+        name: value for name, value in own.items() if type(value) not in _NO_TENSORS and name not in _BOOKKEEPING
+    }
+    if not attributes and not shared:
+        return
+    plain = not own.get("_forward_pre_hooks")
     seen: set[int] = set()
-    for name, value in attributes.items():
-        if name not in skipped and not name.startswith("__"):
+    for name, value in {**shared, **attributes}.items():
+        if name not in own or name in attributes:
             yield from _inside(name, value, type(module), plain, seen)
 
 
@@ -113,7 +131,7 @@ def _inside(name: str, value: object, kind: type, plain: bool, seen: set[int]) -
                 if counts:
                     yield label, item
             continue
-        if isinstance(item, nn.Module | str | bytes | int | float | type | None) or id(item) in seen:
+        if type(item) in _NO_TENSORS or isinstance(item, nn.Module) or id(item) in seen:
             continue
         contents = contents_of(item)
         if contents is None:
@@ -129,14 +147,30 @@ def _inside(name: str, value: object, kind: type, plain: bool, seen: set[int]) -
         pending.extend(reversed(inside))
 
 
+def _class_attributes(kind: type) -> dict[str, object]:
+    """What the classes of a module hold that may be, or hold, a tensor."""
+    return {
+        name: value
+        for base in _own_classes(kind)
+        for name, value in vars(base).items()
+        if not name.startswith("__") and type(value) not in _NO_TENSORS and not hasattr(type(value), "__get__")
+    }
+
+
 def _own_classes(kind: type) -> list[type]:
     """The classes of a module below `nn.Module`, the most general one first."""
     return [base for base in reversed(kind.__mro__) if base is not nn.Module and issubclass(base, nn.Module)]
 
 
-@functools.lru_cache(maxsize=1024)
 def _used_by(kind: type) -> _Use:
     """What the methods of a class do with the names of attributes, but for those that make an instance."""
+    known = _uses.get(kind)
+    if known is None:
+        known = _uses[kind] = _use_of_class(kind)
+    return known
+
+
+def _use_of_class(kind: type) -> _Use:
     uses = [
         _use_of(code)
         for base in _own_classes(kind)
@@ -164,7 +198,7 @@ def _changes_nothing(code: types.CodeType) -> bool:
     return not use.written and not use.writes_any
 
 
-@functools.lru_cache(maxsize=4096)
+@functools.lru_cache(maxsize=1024)
 def _use_of(code: types.CodeType) -> _Use:
     """What `code` and the functions inside it read and may write. One that writes into anything may write into all
     that it reads: which of them, the code does not tell."""
