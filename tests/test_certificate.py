@@ -125,7 +125,7 @@ def test_every_certificate_comes_back_out_of_an_artifact(certificate: Certificat
         written_by="0",
         plan=fast.plan,
         payloads=("payload.0",),
-        versions={},
+        versions={"fake": ""},
         environment=certificate.environment,
         instructions="",
         golden=0.0,

@@ -278,6 +278,10 @@ class Certificate(msgspec.Struct, frozen=True, kw_only=True):
             raise CertificateError(f"cannot read {os.fspath(path)!r}: {error.strerror}") from error
         try:
             version = msgspec.json.decode(data, type=_Header).format_version
+            if version < 1:
+                raise CertificateError(
+                    f"{os.fspath(path)!r} has certificate format {version}", expected=f"1 to {FORMAT_VERSION}"
+                )
             if version > FORMAT_VERSION:
                 raise CertificateError(
                     f"{os.fspath(path)!r} has certificate format {version}",

@@ -9,15 +9,19 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from torch import nn
 
 from evalmode.backends.backend import Backend, Chunk, Executor
 from evalmode.backends.configuration import Configuration
-from evalmode.errors import BackendError
+from evalmode.errors import ArtifactError, BackendError
 from evalmode.observe.fingerprint import fingerprint
+from evalmode.predictor import artifact, manifest
+from evalmode.predictor.artifact_file import read_sections, write_sections
 from evalmode.predictor.optimized import OptimizedPredictor
 from evalmode.predictor.plan import Plan, spec_of
 from evalmode.predictor.structure import input_structure, output_structure
@@ -93,6 +97,33 @@ def backend(**changes: Any) -> Backend:
         "load": load,
     }
     return Backend(**{**values, **changes})
+
+
+def install(monkeypatch: pytest.MonkeyPatch, **changes: Any) -> None:
+    """Put the back end into the catalog of those that artifacts are read with."""
+
+    def named(name: str) -> Backend:
+        if name != "fake":
+            raise ArtifactError(f"the plan runs on {name!r}, a back end that this version does not know")
+        return backend(**changes)
+
+    monkeypatch.setattr(artifact, "backend_of", named)
+    monkeypatch.setattr(manifest, "backend_of", named)
+
+
+def rewritten(path: Path, **changes: Any) -> Path:
+    """The same file with another manifest or sections, and a right digest."""
+    data, sections = read_sections(path)
+    values = json.loads(data)
+    values.pop("sections")
+    sections.update(changes.pop("sections", {}))
+    for where, value in changes.items():
+        target = values
+        *above, last = where.split("__")
+        for step in above:
+            target = target[int(step) if step.isdigit() else step]
+        target[int(last) if last.isdigit() else last] = value
+    return write_sections(path, values, sections)
 
 
 class Net(nn.Module):

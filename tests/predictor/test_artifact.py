@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +14,18 @@ import pytest
 import safetensors.torch
 import torch
 from tests.predictor import fake_backend
-from tests.predictor.fake_backend import FEATURES, Net, backend, predictor
+from tests.predictor.fake_backend import FEATURES, Net, predictor, rewritten
 
 import evalmode
-from evalmode.backends.backend import Backend
 from evalmode.certificate import Certificate
 from evalmode.errors import ArtifactError, BackendError, EvalmodeWarning, MissingExtraError
-from evalmode.observe.fingerprint import environment_record, model_record
+from evalmode.observe.fingerprint import digest_of, environment_record, model_record
 from evalmode.observe.tree import same_bits
-from evalmode.predictor import artifact, manifest
+from evalmode.predictor import artifact_check, manifest
 from evalmode.predictor.artifact import inspect_artifact, load
-from evalmode.predictor.artifact_file import read_sections, write_sections
+from evalmode.predictor.artifact_file import read_sections
+from evalmode.predictor.plan import AxisPadding, PaddedAxis
+from evalmode.predictor.structure import input_structure
 
 X = torch.randn(11, FEATURES, generator=torch.Generator().manual_seed(5))
 
@@ -31,38 +33,13 @@ X = torch.randn(11, FEATURES, generator=torch.Generator().manual_seed(5))
 @pytest.fixture(autouse=True)
 def fake(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Puts a back end into the catalog; called again, it changes it."""
-
-    def install(**changes: Any) -> None:
-        def named(name: str) -> Backend:
-            if name != "fake":
-                raise ArtifactError(f"the plan runs on {name!r}, a back end that this version does not know")
-            return backend(**changes)
-
-        monkeypatch.setattr(artifact, "backend_of", named)
-        monkeypatch.setattr(manifest, "backend_of", named)
-
-    install()
-    return install
+    fake_backend.install(monkeypatch)
+    return partial(fake_backend.install, monkeypatch)
 
 
 @pytest.fixture
 def saved(tmp_path: Path) -> Path:
     return predictor((2, 8)).save(tmp_path / "model.evalmode")
-
-
-def rewritten(path: Path, **changes: Any) -> Path:
-    """The same file with another manifest or sections, and a right digest."""
-    data, sections = read_sections(path)
-    values = json.loads(data)
-    values.pop("sections")
-    sections.update(changes.pop("sections", {}))
-    for where, value in changes.items():
-        target = values
-        *above, last = where.split("__")
-        for step in above:
-            target = target[int(step) if step.isdigit() else step]
-        target[int(last) if last.isdigit() else last] = value
-    return write_sections(path, values, sections)
 
 
 def elsewhere(path: Path) -> Path:
@@ -221,6 +198,13 @@ def test_a_payload_that_fails_is_refused_with_its_reason(saved: Path, fake: Any)
         load(saved)
 
 
+def nested(depth: int) -> Any:
+    node: Any = {"type": "tensor"}
+    for _ in range(depth):
+        node = {"type": "sequence", "kind": "list", "items": [node]}
+    return node
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -228,11 +212,40 @@ def test_a_payload_that_fails_is_refused_with_its_reason(saved: Path, fake: Any)
         ({"payloads": ["payload.0", "probes.1"]}, "no section 'probes.1'"),
         ({"plan__configurations__0__batch": 8}, "not ascending"),
         ({"plan__configurations__1__batch": 1 << 40}, "too large"),
-        ({"plan__configurations__0__backend": "unheard"}, "'unheard', a back end that this version does not know"),
+        (
+            {"plan__configurations__0__backend": "unheard", "versions": {"fake": "1", "unheard": "1"}},
+            "'unheard', a back end that this version does not know",
+        ),
         ({"plan__configurations__0__device": "cuda"}, "one device"),
         ({"plan__inputs__0__dtype": "evil"}, "no dtype"),
         ({"plan__inputs__0__shape": [None, 1 << 60]}, "impossible length"),
-        ({"plan__inputs__0__shape": [None, 7]}, "cannot be run: BatchError"),
+        ({"plan__inputs__0__shape": [None, 7]}, r"probe 'x' of .* is float32\[5, 6\][\s\S]*float32\[5, 7\]"),
+        ({"plan__inputs__0__dtype": "float64"}, r"probe 'x' of .* is float32\[5, 6\][\s\S]*float64\[5, 6\]"),
+        ({"plan__outputs__0__dtype": "float64"}, r"golden output 'logits' of .* is float32\[5, 3\][\s\S]*float64"),
+        ({"plan__outputs__0__shape": [None, 4]}, r"golden output 'logits' of .* is float32\[5, 3\][\s\S]*\[5, 4\]"),
+        ({"plan__outputs__2__shape": [FEATURES, 1 << 39]}, "golden output 'table'"),
+        ({"plan__configurations__0__threads": 0}, "0 threads, not at least one"),
+        ({"plan__configurations__1__threads": -1}, "threads, not at least one"),
+        ({"plan__configurations__0__streams": 10**6}, "1000000 streams of 1 thread, not"),
+        ({"plan__configurations__0__streams": 0}, "0 streams of"),
+        ({"plan__configurations": [], "plan__costs": [], "payloads": []}, "not ascending"),
+        ({"plan__configurations__0__device": "xyz", "plan__configurations__1__device": "xyz"}, "'xyz' is no device"),
+        ({"plan__configurations__0__device": "meta", "plan__configurations__1__device": "meta"}, "the device 'meta'"),
+        ({"plan__configurations__0__precision": "fp7"}, "runs fake in fp7"),
+        ({"plan__non_finite": {"answer": "plain"}}, "a file does not hold"),
+        ({"versions": {"fake": "fake 1.0", "openvino": "1"}}, "versions of fake, openvino, not of fake"),
+        ({"versions": {}}, "versions of nothing, not of fake"),
+        ({"payloads": ["payload.0", "probes"]}, "has the sections"),
+        ({"sections": {"more": b""}}, "has the sections more, payload.0, probes"),
+        (
+            {"plan__output_form__items__1__items__1": {"type": "constant", "kind": "float", "text": "0x1p99999"}},
+            "beyond",
+        ),
+        (
+            {"plan__output_form__items__1__items__1": {"type": "constant", "kind": "int", "text": "007"}},
+            "'007' is not how",
+        ),
+        ({"plan__output_form": nested(101)}, "more than 100 containers deep"),
         ({"plan__inputs__0__axis": 5}, "no axis 5"),
         ({"plan__inputs": []}, "input form"),
         ({"plan__outputs": []}, "output form"),
@@ -246,9 +259,55 @@ def test_a_payload_that_fails_is_refused_with_its_reason(saved: Path, fake: Any)
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
-def test_a_crafted_file_with_a_right_digest_is_refused(saved: Path, change: dict[str, Any], message: str) -> None:
+def test_a_crafted_file_with_a_right_digest_is_refused(
+    saved: Path, fake: Any, change: dict[str, Any], message: str
+) -> None:
+    def never(*_: object) -> Any:
+        raise AssertionError
+
+    fake(load=never)  # whatever is refused is refused before anything is built
     with pytest.raises(ArtifactError, match=message):
         load(rewritten(saved, **change))
+
+
+def probes_of(path: Path, samples: int) -> dict[str, torch.Tensor]:
+    return {
+        name: tensor if name == "output.2" else tensor[:samples].clone()
+        for name, tensor in safetensors.torch.load(read_sections(path)[1]["probes"]).items()
+    }
+
+
+def test_probes_without_samples_are_refused(saved: Path) -> None:
+    tensors = probes_of(saved, 0)
+    digest = digest_of([tensors[f"output.{number}"] for number in range(3)])
+    rewritten(saved, sections={"probes": safetensors.torch.save(tensors)}, outputs_digest=digest)
+    with pytest.raises(ArtifactError, match=r"hold 0 samples[\s\S]*at least one"):
+        load(saved)
+
+
+def test_an_execution_that_is_larger_than_the_memory_is_refused(
+    saved: Path, fake: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rewritten(saved, plan__configurations__1__batch=1 << 20)
+    monkeypatch.setattr(artifact_check, "_memory", lambda _: 1 << 24)
+    with pytest.raises(ArtifactError, match="an execution of 1,048,576 samples"):
+        load(saved)
+
+
+def test_padding_that_a_tensor_cannot_hold_is_refused() -> None:
+    plan = predictor((2,)).plan
+    spec = msgspec.structs.replace(plan.inputs[0], dtype="uint8")
+    for value in (300, 0.5, -1):
+        padded = PaddedAxis(0, FEATURES, (AxisPadding(0, 1, 1),))
+        assert msgspec.structs.replace(plan, inputs=(spec,), padded=padded).padded == padded
+        padded = PaddedAxis(1, FEATURES, (AxisPadding(0, 1, value), AxisPadding(1, 1, 0)))
+        with pytest.raises(ValueError, match=f"is padded with {value}"):
+            msgspec.structs.replace(
+                plan,
+                inputs=(spec, plan.inputs[0]),
+                input_form=input_structure((X, X)).root,
+                padded=padded,
+            )
 
 
 def test_what_cannot_be_written_says_why(tmp_path: Path) -> None:

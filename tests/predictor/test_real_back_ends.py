@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import subprocess
 import sys
 import threading
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from tests.predictor.fake_backend import rewritten
 from torch import nn
 
 import evalmode
@@ -21,7 +23,7 @@ from evalmode.backends.program import Program
 from evalmode.errors import ArtifactError
 from evalmode.observe.fingerprint import fingerprint
 from evalmode.observe.tree import same_bits
-from evalmode.predictor import execution
+from evalmode.predictor import artifact, execution
 from evalmode.predictor.artifact import inspect_artifact
 from evalmode.predictor.execution import Execution
 from evalmode.predictor.optimized import OptimizedPredictor
@@ -208,3 +210,18 @@ def test_eager_is_saved_as_another_plan_or_not_at_all(tmp_path: Path) -> None:
     with pytest.warns(evalmode.errors.EvalmodeWarning, match="holds onnxruntime"):
         path = replaced.save(tmp_path / "model.evalmode")
     torch.testing.assert_close(evalmode.load(path)(IMAGES)["logits"], eager(IMAGES)["logits"])
+
+
+@pytest.mark.parametrize("back_end", ["onnxruntime", "openvino"])
+def test_a_plan_that_is_not_its_payloads_is_refused_before_it_is_built(
+    back_end: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = rewritten(predictor(back_end).save(tmp_path / "m.evalmode"), plan__configurations__0__batch=1 << 12)
+
+    def never(*_: object) -> Executor:
+        raise AssertionError
+
+    backend = dataclasses.replace(backend_named(back_end), load=never)
+    monkeypatch.setattr(artifact, "backend_of", lambda _: backend)
+    with pytest.raises(ArtifactError, match=r"has the inputs float32\[4, 3, 16, 16\][\s\S]*float32\[4096, 3, 16, 16\]"):
+        evalmode.load(path)

@@ -50,7 +50,7 @@ from evalmode.backends.configuration import Configuration
 from evalmode.backends.eager import at_tf32
 from evalmode.backends.folder import Folder
 from evalmode.backends.inductor import compiler_missing, inductor_options, inductor_precisions
-from evalmode.backends.interface import Interface
+from evalmode.backends.interface import Interface, interface_of
 from evalmode.backends.memory import forget_last_export, release_file_pages
 from evalmode.backends.packing import pack, unpack
 from evalmode.backends.portable import at_precision, portable, reference_outputs
@@ -133,6 +133,7 @@ AOT_INDUCTOR = Backend(
     precisions=inductor_precisions,
     build=_build,
     load=_load,
+    interface=interface_of,
     native_code=True,
     streams=True,
 )

@@ -5,11 +5,15 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
 from evalmode.backends.configuration import Configuration
 from evalmode.backends.program import Program
+
+if TYPE_CHECKING:
+    from evalmode.backends.interface import Interface
 
 __all__ = ["Backend", "Chunk", "Executor"]
 
@@ -55,7 +59,8 @@ class Backend:
     tested again, where a payload is loaded. `precisions(device)` are those the processor has instructions for, the
     exactest first; empty where the back end does not run there. `build` makes an executor. `load(payload,
     configuration, outputs)` makes it again from a payload, where `outputs` is the number of outputs; None where the
-    back end does not serialise. With `native_code`, loading a payload runs machine code that the payload brings.
+    back end does not serialise. `interface` reads the tensors that a payload states, before it is loaded. With
+    `native_code`, loading a payload runs machine code that the payload brings.
     `needs_export` tells that programs without a graph are refused.
 
     Raises, from `build` and `load`:
@@ -69,6 +74,7 @@ class Backend:
     precisions: Callable[[str], tuple[str, ...]]
     build: Callable[[Program, Configuration], Executor]
     load: Callable[[bytes, Configuration, int], Executor] | None = None
+    interface: Callable[[bytes], Interface] | None = None
     native_code: bool = False
     needs_export: bool = True
     streams: bool = False

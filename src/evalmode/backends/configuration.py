@@ -6,6 +6,8 @@ import msgspec
 
 __all__ = ["Configuration"]
 
+_MOST_THREADS = 1024
+
 
 class Configuration(msgspec.Struct, frozen=True, kw_only=True):
     """One way of running a program.
@@ -25,6 +27,13 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True):
     threads: int = 1
     streams: int = 1
     device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        if self.threads < 1 or self.streams < 1 or self.threads * self.streams > _MOST_THREADS:
+            raise ValueError(
+                f"{_counted(self.streams, 'stream')} of {_counted(self.threads, 'thread')}, not at least one of each "
+                f"and {_MOST_THREADS:,} threads in all"
+            )
 
     def __str__(self) -> str:
         parts = [f"{self.backend} {self.precision}", _counted(self.batch, "sample"), _counted(self.threads, "thread")]

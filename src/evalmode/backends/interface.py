@@ -8,10 +8,10 @@ import msgspec
 from torch import Tensor
 
 from evalmode.backends.backend import Chunk
-from evalmode.backends.packing import TensorRecord, tensor_bytes, tensor_from
+from evalmode.backends.packing import TensorRecord, first_part, tensor_bytes, tensor_from
 from evalmode.errors import BackendError
 
-__all__ = ["Interface", "Wiring"]
+__all__ = ["Interface", "Wiring", "interface_of"]
 
 
 class Wiring(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -100,12 +100,19 @@ class Interface(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         Raises:
             BackendError: the parts are not what `parts` gives, or not those of a program with so many outputs.
         """
-        try:
-            found = msgspec.json.decode(parts["interface"], type=cls)
-        except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
-            raise BackendError(f"the payload's interface is wrong: {error}") from error
+        found = _decoded(parts["interface"])
         found.require_sound(outputs)
         return found, _constants(found.constants, parts["constants"])
+
+    def tensors(self, outputs: int) -> tuple[tuple[TensorRecord, ...], tuple[TensorRecord, ...]]:
+        """The inputs of the program and its outputs, of which there are so many.
+
+        Raises:
+            BackendError: the outputs are others.
+        """
+        self.require_sound(outputs)
+        places = {"computed": self.computed, "input": self.inputs, "constant": self.constants}
+        return self.inputs, tuple(places[kind][index] for kind, index in self.wiring.sources)
 
     def require_sound(self, outputs: int) -> None:
         """Nothing where every source exists and there are so many outputs.
@@ -124,6 +131,22 @@ class Interface(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         for record in (*self.inputs, *self.computed, *self.constants):
             if any(length < 0 for length in record.shape):
                 raise BackendError("a tensor of the payload has an axis of negative length")
+
+
+def interface_of(payload: bytes) -> Interface:
+    """The interface that a payload states, without the rest of it.
+
+    Raises:
+        BackendError: it states none.
+    """
+    return _decoded(first_part(payload, "interface"))
+
+
+def _decoded(data: bytes) -> Interface:
+    try:
+        return msgspec.json.decode(data, type=Interface)
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
+        raise BackendError(f"the payload's interface is wrong: {error}") from error
 
 
 def _constants(records: tuple[TensorRecord, ...], body: bytes) -> Chunk:

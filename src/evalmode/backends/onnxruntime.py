@@ -55,7 +55,7 @@ from torch import Tensor
 from evalmode.backends.backend import Backend, Chunk, Executor
 from evalmode.backends.configuration import Configuration
 from evalmode.backends.folder import Folder
-from evalmode.backends.interface import Interface
+from evalmode.backends.interface import Interface, interface_of
 from evalmode.backends.memory import forget_last_export
 from evalmode.backends.onnx_file import MODEL, WEIGHTS, exporter_missing, onnx_file
 from evalmode.backends.packing import pack, unpack
@@ -322,5 +322,6 @@ ONNXRUNTIME = Backend(
     precisions=lambda device: ("fp32",) if device == "cpu" else (),
     build=_build,
     load=_load,
+    interface=interface_of,
     streams=True,
 )

@@ -55,7 +55,7 @@ from evalmode.backends.backend import Backend, Chunk, Executor
 from evalmode.backends.configuration import Configuration
 from evalmode.backends.folder import Folder
 from evalmode.backends.instructions import instructions
-from evalmode.backends.interface import Interface
+from evalmode.backends.interface import Interface, interface_of
 from evalmode.backends.memory import forget_last_export, release_file_pages
 from evalmode.backends.onnx_file import MODEL, exporter_missing, onnx_file
 from evalmode.backends.openvino_executor import OpenVinoExecutor
@@ -225,5 +225,6 @@ OPENVINO = Backend(
     precisions=_precisions,
     build=_build,
     load=_load,
+    interface=interface_of,
     streams=True,
 )

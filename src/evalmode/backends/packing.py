@@ -12,7 +12,7 @@ from torch import Tensor
 
 from evalmode.errors import BackendError
 
-__all__ = ["DTYPES", "TensorRecord", "pack", "tensor_bytes", "tensor_from", "unpack"]
+__all__ = ["DTYPES", "TensorRecord", "first_part", "pack", "tensor_bytes", "tensor_from", "unpack"]
 
 _MAGIC = b"EVALMODE-PARTS-1"
 _LENGTH = struct.Struct("<Q")
@@ -70,19 +70,28 @@ def unpack(payload: bytes, names: tuple[str, ...]) -> dict[str, bytes]:
     Raises:
         BackendError: the bytes are truncated, have a tail, or hold other parts.
     """
-    reader = _Reader(payload)
-    if reader.take(len(_MAGIC)) != _MAGIC:
-        raise BackendError("the payload is none that evalmode wrote")
+    reader = _reader(payload)
     if reader.length() != len(names):
         raise BackendError("the payload has other parts than expected", expected=", ".join(names))
-    parts = {}
-    for name in names:
-        if reader.take(reader.length()) != name.encode():
-            raise BackendError("the payload has other parts than expected", expected=", ".join(names))
-        parts[name] = reader.take(reader.length())
+    parts = {name: reader.part(name) for name in names}
     if not reader.finished:
         raise BackendError("the payload has bytes behind its end")
     return parts
+
+
+def first_part(payload: bytes, name: str) -> bytes:
+    """The first part of a payload, which must be `name`.
+
+    Raises:
+        BackendError: it is another one, or truncated.
+
+    Example:
+        >>> first_part(pack({"model": b"<net/>", "weights": b"12"}), "model")
+        b'<net/>'
+    """
+    reader = _reader(payload)
+    reader.length()
+    return reader.part(name)
 
 
 def tensor_bytes(tensor: Tensor) -> bytes:
@@ -105,6 +114,14 @@ def tensor_from(record: TensorRecord, body: bytes) -> Tensor:
     return empty
 
 
+def _reader(payload: bytes) -> _Reader:
+    """A reader that stands behind the mark of a payload."""
+    reader = _Reader(payload)
+    if reader.take(len(_MAGIC)) != _MAGIC:
+        raise BackendError("the payload is none that evalmode wrote")
+    return reader
+
+
 class _Reader:
     def __init__(self, payload: bytes) -> None:
         self._payload = memoryview(payload)
@@ -118,6 +135,11 @@ class _Reader:
 
     def length(self) -> int:
         return int(_LENGTH.unpack(self.take(_LENGTH.size))[0])
+
+    def part(self, name: str) -> bytes:
+        if self.take(self.length()) != name.encode():
+            raise BackendError("the payload has other parts than expected", expected=name)
+        return self.take(self.length())
 
     @property
     def finished(self) -> bool:

@@ -34,6 +34,7 @@ from evalmode.errors import (
     OtherOutputsError,
 )
 from evalmode.observe.fingerprint import digest_of, environment_record
+from evalmode.predictor.artifact_check import PROBES, probes_and_outputs, require_payloads
 from evalmode.predictor.artifact_file import read_sections, write_sections
 from evalmode.predictor.golden import TOLERANCES, disagreement, instability
 from evalmode.predictor.manifest import Manifest, backend_of, instructions_of, manifest_from, moved, same_machine
@@ -43,8 +44,6 @@ from evalmode.predictor.ordinary import ordinary_tensors
 from evalmode.predictor.plan import Plan
 
 __all__ = ["inspect_artifact", "load", "save_artifact"]
-
-_PROBES = "probes"
 
 
 def save_artifact(predictor: OptimizedPredictor, path: str | os.PathLike[str], *, verify: bool = True) -> Path:
@@ -146,7 +145,7 @@ def _written(
         certificate=certificate,
         instead_of=instead_of,
     )
-    sections[_PROBES] = _tensors_as_bytes(predictor.probes, outputs)
+    sections[PROBES] = _tensors_as_bytes(predictor.probes, outputs)
     if verify:
         _require_same_when_read(manifest, sections)
     encoded = msgspec.to_builtins(manifest)
@@ -247,12 +246,12 @@ def _restored(
     plan = manifest.plan
     backends = {each.backend: _usable(each.backend, manifest, shown, allow_native) for each in plan.configurations}
     here = same_machine(manifest)
-    probes, golden = _probes_and_outputs(manifest, sections, shown)
+    kept, golden = probes_and_outputs(manifest, sections, shown)
+    require_payloads(manifest, sections, backends, shown)
+    probes = [probe.to(plan.device) for probe in kept]
     executors: list[Executor] = []
     try:
         for configuration, name in zip(plan.configurations, manifest.payloads, strict=True):
-            if name not in sections:
-                raise ArtifactError(f"{shown} has no section {name!r} for {configuration}")
             build = backends[configuration.backend].load
             executors.append(build(sections[name], configuration, len(plan.outputs)))  # type: ignore[misc]
         predictor = OptimizedPredictor(
@@ -292,6 +291,10 @@ def _usable(name: str, manifest: Manifest, shown: str, allow_native: bool) -> Ba
     if missing is not None:
         raise MissingExtraError(f"{shown} runs on {name}: {missing}")
     device = manifest.plan.device
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ArtifactError(
+            f"{shown} runs on {device}, which this machine has not", fix='choose another: load(path, device="cuda:0")'
+        )
     for configuration in manifest.plan.configurations:
         if configuration.backend == name and configuration.precision not in backend.precisions(device.type):
             raise ArtifactError(
@@ -313,22 +316,6 @@ def _usable(name: str, manifest: Manifest, shown: str, allow_native: bool) -> Ba
             fix="optimise the model on this machine",
         )
     return backend
-
-
-def _probes_and_outputs(
-    manifest: Manifest, sections: Mapping[str, bytes], shown: str
-) -> tuple[list[Tensor], list[Tensor]]:
-    """The probes and the golden outputs, in the forms that the plan says."""
-    plan = manifest.plan
-    try:
-        tensors = safetensors.torch.load(sections[_PROBES])
-        probes = [tensors.pop(f"input.{number}") for number in range(len(plan.inputs))]
-        golden = [tensors.pop(f"output.{number}") for number in range(len(plan.outputs))]
-    except (KeyError, ValueError, RuntimeError, safetensors.SafetensorError) as error:
-        raise ArtifactError(f"the probes of {shown} cannot be read: {_first_line(error)}") from error
-    if tensors or digest_of(golden) != manifest.outputs_digest:
-        raise ArtifactError(f"the golden outputs of {shown} are not those that its manifest names")
-    return [probe.to(plan.device) for probe in probes], golden
 
 
 def _tolerance(plan: Plan) -> float:

@@ -141,6 +141,8 @@ class _Reader:
         if len(start) < _HEAD.size:
             raise self._damaged("it ends within its head")
         _, version, length = _HEAD.unpack(start)
+        if version < 1:
+            raise ArtifactError(f"{self._shown} has artifact format {version}", expected=f"1 to {FORMAT_VERSION}")
         if version > FORMAT_VERSION:
             raise ArtifactError(
                 f"{self._shown} has artifact format {version}",

@@ -20,6 +20,7 @@ __all__ = [
     "SequenceNode",
     "TensorNode",
     "children",
+    "is_deeper",
     "is_key",
     "plainly_made",
 ]
@@ -52,7 +53,12 @@ class ConstantNode(msgspec.Struct, frozen=True, tag="constant"):
     text: str = ""
 
     def __post_init__(self) -> None:
-        _ = self.value  # data from a file is refused here
+        try:  # data from a file is refused here
+            canonical = ConstantNode.holds(self.value) and _text_of(self.value) == self.text
+        except OverflowError as error:
+            raise ValueError(f"{self.text[:40]!r} is a number beyond a float") from error
+        if not canonical:
+            raise ValueError(f"{self.text[:40]!r} is not how the constant {self.value!r} is written")
 
     @staticmethod
     def holds(value: Any) -> bool:
@@ -66,12 +72,8 @@ class ConstantNode(msgspec.Struct, frozen=True, tag="constant"):
     @classmethod
     def of(cls, value: Any) -> ConstantNode:
         """The node of a constant."""
-        if value is None:
-            return cls("none")
-        if type(value) is float:
-            return cls("float", value.hex())
-        kind: Any = type(value).__name__
-        return cls(kind, str(value))
+        kind: Any = "none" if value is None else type(value).__name__
+        return cls(kind, _text_of(value))
 
     @property
     def value(self) -> Key:
@@ -88,6 +90,12 @@ class ConstantNode(msgspec.Struct, frozen=True, tag="constant"):
 
     def __str__(self) -> str:
         return repr(self.value)
+
+
+def _text_of(value: Key) -> str:
+    if value is None:
+        return ""
+    return value.hex() if type(value) is float else str(value)
 
 
 class OmittedNode(msgspec.Struct, frozen=True, tag="omitted"):
@@ -161,6 +169,19 @@ def children(node: Node) -> list[tuple[str, Node]]:
         steps = (f".{key}" if node.attributes else f"[{key!r}]" for key in node.keys)
         return list(zip(steps, node.items, strict=True))
     return []
+
+
+def is_deeper(node: Node, limit: int) -> bool:
+    """Whether more than `limit` containers lie within each other: what opens them calls itself for each.
+
+    Example:
+        >>> is_deeper(SequenceNode("list", (SequenceNode("list", ()),)), 1)
+        True
+    """
+    level = [node]
+    for _ in range(limit):
+        level = [inner for outer in level for _, inner in children(outer)]
+    return any(isinstance(inner, SequenceNode | MappingNode) for inner in level)
 
 
 def is_key(value: Any) -> bool:

@@ -6,13 +6,15 @@ import msgspec
 import torch
 
 from evalmode.backends.backend import Backend
-from evalmode.certificate import Certificate, Environment, decoded
+from evalmode.certificate import FORMAT_VERSION, Certificate, Environment, decoded
 from evalmode.errors import ArtifactError, EvalmodeError
 from evalmode.observe.fingerprint import environment_record
 from evalmode.predictor.artifact_file import SectionRecord
 from evalmode.predictor.plan import Plan
 
 __all__ = ["Manifest", "backend_of", "instructions_of", "manifest_from", "moved", "same_machine"]
+
+_DEVICES = ("cpu", "cuda")  # what the back ends run on that serialise
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -41,6 +43,15 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             raise ValueError("every execution size has a payload")
         if not 0 <= self.golden < 1:
             raise ValueError("a golden tolerance is at least 0 and less than 1")
+        runs = {configuration.backend for configuration in self.plan.configurations}
+        if self.versions.keys() != runs:
+            raise ValueError(f"versions of {', '.join(sorted(self.versions)) or 'nothing'}, not of {', '.join(runs)}")
+        if self.plan.device.type not in _DEVICES:
+            raise ValueError(f"a plan for the device {str(self.plan.device)!r}, not one of {', '.join(_DEVICES)}")
+        if self.plan.non_finite is not None and self.plan.non_finite.answer == "plain":
+            raise ValueError("NaN is answered by the model, which a file does not hold: it is refused, or gives NaN")
+        if self.certificate is not None and not 1 <= self.certificate.format_version <= FORMAT_VERSION:
+            raise ValueError(f"certificate format {self.certificate.format_version}, not 1 to {FORMAT_VERSION}")
 
 
 def manifest_from(data: bytes, shown: str) -> Manifest:

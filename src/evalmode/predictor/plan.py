@@ -10,7 +10,7 @@ import torch
 
 from evalmode.backends.configuration import Configuration
 from evalmode.certificate import PlanRecord
-from evalmode.predictor.form import MappingNode, Node, SequenceNode
+from evalmode.predictor.form import MappingNode, Node, SequenceNode, is_deeper
 from evalmode.predictor.signature import Signature, TensorSpec
 from evalmode.predictor.structure import Structure
 
@@ -18,6 +18,7 @@ __all__ = ["AxisPadding", "IntegerRange", "NonFinite", "PaddedAxis", "Plan", "Te
 
 _DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in vars(torch).values() if isinstance(dtype, torch.dtype)}
 _LARGEST_EXECUTION = 2**20  # samples
+_DEEPEST = 100  # containers within containers
 _LONGEST = 2**40  # of any axis: what a file may claim
 
 
@@ -94,6 +95,15 @@ def spec_of(name: str, tensor: torch.Tensor, axis: int | None, values: IntegerRa
     return TensorPlan(name, str(tensor.dtype).removeprefix("torch."), shape, axis, values)
 
 
+def _holds(dtype: torch.dtype, value: float) -> bool:
+    """Whether a tensor of `dtype` can be padded with `value`."""
+    if dtype.is_complex or dtype.is_floating_point:
+        return abs(value) <= torch.finfo(dtype).max
+    if dtype is torch.bool:
+        return value in {0, 1}
+    return value == int(value) and torch.iinfo(dtype).min <= value <= torch.iinfo(dtype).max
+
+
 class AxisPadding(msgspec.Struct, frozen=True):
     """One tensor, by its position, with the axis that is padded or cut, and for an input the value to pad with."""
 
@@ -121,7 +131,7 @@ class PaddedAxis(msgspec.Struct, frozen=True):
         masks = [padding for padding in self.inputs if padding.tensor == self.mask]
         if not masks or masks[0].value not in {0, 1}:
             raise ValueError("the mask of a padded axis is padded too, with 0 or 1")
-        if self.length < 1 or not all(math.isfinite(padding.value) for padding in self.inputs):
+        if self.length < 1 or not all(math.isfinite(padding.value) for padding in (*self.inputs, *self.outputs)):
             raise ValueError("a padded axis has at least one place, and finite padding")
 
 
@@ -174,12 +184,18 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
             raise ValueError(f"execution sizes {sizes} are not ascending and positive, or too large")
         if len({configuration.device for configuration in self.configurations}) != 1:
             raise ValueError("the executions of a plan run on one device")
+        try:
+            torch.device(self.configurations[0].device)
+        except RuntimeError as error:
+            raise ValueError(f"{self.configurations[0].device!r} is no device of torch") from error
         if len(self.costs) != len(sizes) or not all(math.isfinite(cost) and cost > 0 for cost in self.costs):
             raise ValueError("every execution size has a positive cost")
         for kind, form, tensors in (
             ("input", self.input_form, self.inputs),
             ("output", self.output_form, self.outputs),
         ):
+            if is_deeper(form, _DEEPEST):
+                raise ValueError(f"the {kind} form is more than {_DEEPEST} containers deep")
             if len(Structure(form).paths) != len(tensors):
                 raise ValueError(f"the {kind} form has {len(Structure(form).paths)} tensors, not {len(tensors)}")
         if Structure(self.input_form).omitted:
@@ -202,6 +218,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
             ("input", padded.inputs, self.inputs),
             ("output", padded.outputs, self.outputs),
         ):
+            if len({(padding.tensor, padding.axis) for padding in paddings}) != len(paddings):
+                raise ValueError(f"an axis of an {kind} is padded twice")
             for padding in paddings:
                 if not 0 <= padding.tensor < len(tensors):
                     raise ValueError(f"a padded axis names {kind} {padding.tensor} of {len(tensors)}")
@@ -209,6 +227,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
                 fits = 0 <= padding.axis < len(tensor.shape) and tensor.shape[padding.axis] == padded.length
                 if not fits or padding.axis == tensor.axis:
                     raise ValueError(f"axis {padding.axis} of {kind} {tensor.name} has not the padded length")
+                if not _holds(tensor.torch_dtype, padding.value):
+                    raise ValueError(f"{kind} {tensor.name} is padded with {padding.value}, no {tensor.dtype}")
 
     @property
     def sizes(self) -> tuple[int, ...]:
