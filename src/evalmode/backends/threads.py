@@ -1,7 +1,8 @@
 """Executions with a number of torch threads of their own, in whatever thread calls.
 
 `torch.set_num_threads` also sets what threads that never asked will start with. So a thread that has another number
-than the one wanted is left alone: the work is done by a worker thread that keeps its number for life.
+than the one wanted is left alone: the work is done by a worker thread that keeps its number for life. So is one with a
+default device of its own.
 """
 
 from __future__ import annotations
@@ -15,13 +16,15 @@ from typing import Any, TypeVar
 
 import torch
 
-__all__ = ["each_pinned", "pinned"]
+__all__ = ["each_pinned", "function_modes", "pinned"]
 
 Given = TypeVar("Given")
 Answer = TypeVar("Answer")
 
 _Task = tuple[Callable[[], Any], "SimpleQueue[tuple[Any, BaseException | None]]"]
 _idle: defaultdict[int, deque[_Worker]] = defaultdict(deque)
+_CPU = torch.device("cpu")
+function_modes: Callable[[], int] = torch._C._len_torch_function_stack  # noqa: SLF001 - no other way to ask
 _starting = threading.Lock()
 
 
@@ -35,7 +38,7 @@ def pinned(threads: int, work: Callable[[Given], Answer], given: Given) -> Answe
         >>> torch.get_num_threads() == before
         True
     """
-    if torch.get_num_threads() == threads:
+    if _fits(threads):
         return work(given)
     (answer,) = _in_workers(threads, [lambda: work(given)])
     return answer
@@ -52,7 +55,7 @@ def each_pinned(threads: int, streams: int, work: Callable[[Given], Answer], ite
     """
     lanes = min(streams, len(items))
     if lanes <= 1:
-        if torch.get_num_threads() == threads:
+        if _fits(threads):
             return [work(item) for item in items]
         (found,) = _in_workers(threads, [lambda: [work(item) for item in items]])
         return found
@@ -69,6 +72,10 @@ def each_pinned(threads: int, streams: int, work: Callable[[Given], Answer], ite
 
     _in_workers(threads, [lane] * lanes)
     return [answers[index] for index in range(len(items))]
+
+
+def _fits(threads: int) -> bool:
+    return torch.get_num_threads() == threads and not (function_modes() and torch.get_default_device() != _CPU)
 
 
 class _Worker(threading.Thread):

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from evalmode.backends.backend import Chunk, Executor
 from evalmode.backends.configuration import Configuration
-from evalmode.backends.surroundings import undisturbed
+from evalmode.backends.surroundings import standing_now, undisturbed, with_standing
 from evalmode.backends.threads import each_pinned
 from evalmode.errors import BackendError
 
@@ -34,6 +34,7 @@ class TorchExecutor(Executor):
         self._function: Callable[[Chunk], Sequence[Tensor]] | None = function
         self._payload = payload
         self._device = torch.device(configuration.device).type
+        self._standing = standing_now()
 
     def run(self, chunks: Sequence[Chunk]) -> list[Chunk]:
         """The outputs of each chunk, in order.
@@ -46,6 +47,9 @@ class TorchExecutor(Executor):
         return each_pinned(self.configuration.threads, self.configuration.streams, self._one, chunks)
 
     def _one(self, chunk: Chunk) -> Chunk:
+        return with_standing(self._standing, self._kept_out, chunk)
+
+    def _kept_out(self, chunk: Chunk) -> Chunk:
         return undisturbed(self._device, self._fresh, chunk)
 
     def _fresh(self, chunk: Chunk) -> Chunk:

@@ -31,9 +31,9 @@ class OptimizedPredictor(Predictor):
     """Runs a model by a plan, always in evaluation: for any batch, in any order, a sample gets the same bits.
 
     It is called as the model's `forward` is, with as many samples as the caller likes, from any thread, whatever grad
-    mode, inference mode or autocast the caller has on. Its outputs are ordinary tensors without a graph, as under
-    `torch.no_grad()`, and share no memory with those of another call. It keeps weights of its own: after the model was
-    trained further, `evalmode.refresh` makes it anew.
+    mode, inference mode, autocast, default dtype or default device the caller has on. Its outputs are ordinary tensors
+    without a graph, as under `torch.no_grad()`, and share no memory with those of another call. It keeps weights of its
+    own: after the model was trained further, `evalmode.refresh` makes it anew.
 
     Parameters: `executors` are those of the plan's configurations, in their order; `outputs` builds outputs of their
     own classes, where they are at hand; `probes` are flat inputs of a few samples, kept for the artifact; `golden` is

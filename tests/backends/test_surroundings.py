@@ -1,0 +1,152 @@
+"""Settings of the process, changed after a plan was built, change no bit of what it gives."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from evalmode.backends.backend import Executor
+from evalmode.backends.catalog import backend_named
+from evalmode.backends.configuration import Configuration
+from evalmode.backends.program import Program
+from evalmode.backends.surroundings import standing_now, with_standing
+from evalmode.observe.tree import same_bits
+
+IMAGES = torch.randn(2, 3, 33, 35, generator=torch.Generator().manual_seed(0))
+
+
+class Net(nn.Module):
+    """Makes tensors of its own, and convolves: by oneDNN or without it, the bits differ."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(3, 32, 3), nn.ReLU(), nn.Conv2d(32, 32, 3), nn.ReLU())
+        self.head = nn.Linear(32, 5)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        features = self.body(images).mean((2, 3))
+        ramp = torch.linspace(0, 1, 5) / 3
+        return self.head(features) + ramp, torch.zeros(len(images)) + 1 / 3
+
+
+@contextlib.contextmanager
+def default_dtype() -> Iterator[None]:
+    torch.set_default_dtype(torch.float64)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+@contextlib.contextmanager
+def default_device() -> Iterator[None]:
+    torch.set_default_device("meta")
+    try:
+        yield
+    finally:
+        torch.set_default_device(None)
+
+
+@contextlib.contextmanager
+def without_onednn() -> Iterator[None]:
+    torch.backends.mkldnn.set_flags(False)  # `flags` warns of a setting for GPUs
+    try:
+        yield
+    finally:
+        torch.backends.mkldnn.set_flags(True)
+
+
+SETTINGS: dict[str, Callable[[], contextlib.AbstractContextManager[object]]] = {
+    "default dtype": default_dtype,
+    "default device": default_device,
+    "a device as a block": lambda: torch.device("meta"),
+    "oneDNN": without_onednn,
+}
+
+
+@pytest.fixture(scope="module")
+def net() -> Net:
+    torch.manual_seed(3)
+    return Net().eval()
+
+
+@pytest.fixture(scope="module", params=["eager", "inductor"])
+def executor(request: pytest.FixtureRequest, net: Net) -> Executor:
+    backend = backend_named(request.param)
+    if backend.missing() is not None:
+        pytest.skip(f"{request.param} is not installed")
+    program = Program(net, (IMAGES,), ("images",), (0,), (0, 0), torch.export.export(net, (IMAGES,)))
+    return backend.build(program, Configuration(backend=request.param, batch=2, threads=torch.get_num_threads()))
+
+
+def in_a_thread(work: Callable[[], None]) -> None:
+    errors: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            work()
+        except BaseException as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    if errors:
+        raise errors[0]
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+@pytest.mark.parametrize("where", ["here", "in a thread"])
+def test_a_setting_of_the_process_changes_no_bit(executor: Executor, setting: str, where: str) -> None:
+    (expected,) = executor.run([(IMAGES,)])
+
+    def compare() -> None:
+        (found,) = executor.run([(IMAGES,)])
+        assert all(map(same_bits, found, expected))
+
+    with SETTINGS[setting]():
+        before = standing_now()
+        compare() if where == "here" else in_a_thread(compare)
+        assert standing_now() == before
+    compare()
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_the_settings_do_matter_to_the_model_itself(net: Net, setting: str) -> None:
+    if setting == "oneDNN" and not torch.backends.mkldnn.is_available():
+        pytest.skip("torch was built without oneDNN")
+    with torch.no_grad():
+        expected = net(IMAGES)
+        try:
+            with SETTINGS[setting]():
+                found = net(IMAGES)
+        except (RuntimeError, NotImplementedError):  # tensors on two devices
+            return
+    assert not all(map(same_bits, found, expected))
+
+
+def test_overlapping_executions_keep_their_settings_until_the_last_ends() -> None:
+    built = standing_now()
+    inside, go_on = threading.Event(), threading.Event()
+
+    def slow(_: None) -> list[torch.dtype]:
+        first = torch.ones(1).dtype
+        inside.set()
+        go_on.wait(20)
+        return [first, torch.ones(1).dtype]
+
+    seen: list[list[torch.dtype]] = []
+    with default_dtype():
+        thread = threading.Thread(target=lambda: seen.append(with_standing(built, slow, None)))
+        thread.start()
+        inside.wait(20)
+        assert with_standing(built, lambda _: torch.ones(1).dtype, None) is torch.float32
+        go_on.set()
+        thread.join()
+        assert torch.get_default_dtype() is torch.float64
+    assert seen == [[torch.float32, torch.float32]]
