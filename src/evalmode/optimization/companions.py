@@ -15,7 +15,6 @@ from evalmode.optimization.agreement import same_results
 from evalmode.optimization.probes import LOUD, REGULAR
 from evalmode.optimization.reference import Plain, Reference, evaluate_wide
 from evalmode.optimization.samples import Samples, rows_of
-from evalmode.optimization.subject import Subject
 
 __all__ = ["other_alone", "require_own_answers"]
 
@@ -25,10 +24,13 @@ _ROUNDED = 1e-3  # of it, where fp32 answers are compared: more is worth a look 
 _WHOLE = 0.1  # of the whole numbers of a sample
 
 
-def require_own_answers(plain: Plain, reference: Reference, model: nn.Module | None = None) -> None:
+def require_own_answers(
+    plain: Plain, reference: Reference, model: nn.Module | None = None, *, most: int = _BATCH
+) -> None:
     """Refuse a model whose answer to a sample depends on the samples beside it, as fp64 tells it.
 
-    The reference holds the answers to samples in its smallest executions; here some of them run in one larger batch.
+    The reference holds the answers to samples in its smallest executions; here some of them run in one larger batch,
+    and in one of `most` samples, the callers' own, where fp32 shows that such a batch is answered otherwise.
     Nothing is decided where some operator has no fp64 form, or the model does not take that batch.
 
     Raises:
@@ -38,8 +40,22 @@ def require_own_answers(plain: Plain, reference: Reference, model: nn.Module | N
         return
     samples = reference.parts[0]
     positions = _companions(samples)
-    if len(set(positions)) < 2:
-        return
+    if len(set(positions)) > 1:
+        _require_own(plain, reference, positions, model)
+    if most > _BATCH and positions:
+        positions = [positions[place % len(positions)] for place in range(most)]
+        axes = [leaf.axis for leaf in reference.leaves]
+        try:
+            with torch.no_grad():
+                outputs = plain(*samples.at(positions))
+        except Exception:  # noqa: BLE001 - a model may raise anything at a size that it does not take
+            return
+        if other_alone(plain, axes, samples, positions, outputs):
+            _require_own(plain, reference, positions, model)
+
+
+def _require_own(plain: Plain, reference: Reference, positions: list[int], model: nn.Module | None) -> None:
+    samples = reference.parts[0]
     try:
         outputs = evaluate_wide(plain, samples.at(positions), model)
     except WideUnsupportedError:
@@ -56,7 +72,9 @@ def require_own_answers(plain: Plain, reference: Reference, model: nn.Module | N
     )
 
 
-def other_alone(subject: Subject, samples: Samples, positions: Sequence[int], outputs: Chunk) -> bool:
+def other_alone(
+    plain: Plain, axes: Sequence[int | None], samples: Samples, positions: Sequence[int], outputs: Chunk
+) -> bool:
     """Whether plain gives some of these samples other answers alone than in this batch, by more than it rounds.
 
     What it refuses alone says nothing.
@@ -64,10 +82,11 @@ def other_alone(subject: Subject, samples: Samples, positions: Sequence[int], ou
     places = [place for place, position in enumerate(positions) if samples.kinds[position] in REGULAR][:_ORDINARY]
     for place in places:
         try:
-            alone = subject.plain_flat(*samples.at([positions[place]]))
+            with torch.no_grad():
+                alone = plain(*samples.at([positions[place]]))
         except Exception:  # noqa: BLE001 - a model may raise anything
             return False
-        for one, many, axis in zip(alone, outputs, subject.program.output_axes, strict=True):
+        for one, many, axis in zip(alone, outputs, axes, strict=True):
             if axis is None or not one.is_floating_point():
                 continue
             gap, scale = difference(rows_of(one, axis)[0].double(), rows_of(many, axis)[place].double())

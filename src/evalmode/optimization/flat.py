@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from evalmode.errors import BatchError, OptimizationError
 from evalmode.mode.baked import training_operators
 from evalmode.mode.discover import discover
 from evalmode.mode.ledger import read_flag, write_flag
@@ -60,8 +61,21 @@ class FlatModule(nn.Module):
         self.training = False
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
-        """The output tensors."""
-        return tuple(self.outputs.flatten(self.answer(*tensors)))
+        """The output tensors.
+
+        Raises:
+            OptimizationError: something else than a tensor, which `outputs` holds as a constant, depends on the data.
+        """
+        answer = self.answer(*tensors)
+        try:
+            return tuple(self.outputs.flatten(answer))
+        except BatchError as error:
+            raise OptimizationError(
+                f"an output depends on the data and is no tensor, so it is of no sample: {error.got}",
+                expected=f"{error.expected}: a plan gives the same for all data",
+                fix="return it as a tensor with a row for each sample, or leave it out: "
+                'forward=lambda model, batch: model(batch)["logits"]',
+            ) from error
 
     def answer(self, *tensors: Tensor) -> Any:
         """The outputs as the model gives them."""

@@ -31,6 +31,7 @@ _STABILITY_RUNS = 10  # about how often each sample runs at one size
 _WIDE, _PLAIN = 2.0, 6.0
 FEWEST = 12  # samples, however slow the model is
 _LONG = 2.0  # seconds of a sample's answers: what is done once in a process is little beside them
+_MOST = 64  # samples beside which a sample's answer has to stay the same
 _SLOW = 0.1  # seconds of a sample in fp32: it is run at two sizes, not three
 
 
@@ -115,7 +116,7 @@ def judge_of(
             seconds=seconds,
             model=subject.flat,
         )
-        require_own_answers(subject.plain_flat, found, subject.flat)
+        require_own_answers(subject.plain_flat, found, subject.flat, most=min(max(subject.sizes), _MOST))
         return found
 
     affordable = int(seconds / max(each, 1e-9) / _STABILITY_RUNS)

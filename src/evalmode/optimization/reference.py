@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from evalmode.backends.backend import Chunk
-from evalmode.errors import ModelRunError
+from evalmode.errors import ModelRunError, OptimizationError
 from evalmode.observe.wide import WideUnsupportedError, wide, widened
 from evalmode.optimization.encoder_padding import each_sample_alone
 from evalmode.optimization.leaf_reference import LeafReference, gap, row_errors
@@ -317,6 +317,8 @@ def _plain_run(plain: Plain, chunk: Chunk) -> Chunk:
 def _failure(plain: Plain, part: Samples, positions: Sequence[int]) -> Exception | None:
     try:
         _plain_run(plain, part.at(positions))
+    except OptimizationError:  # its outputs fit no plan, whatever the sample
+        raise
     except Exception as error:  # noqa: BLE001 - whatever the model raises is its refusal
         return error
     return None

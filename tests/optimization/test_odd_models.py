@@ -1,0 +1,78 @@
+"""Models that `optimize` can only refuse, or has to leave as they are: each is told what about them it is."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import evalmode
+from evalmode.errors import OptimizationError
+
+BATCH = torch.randn(6, 8, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture(autouse=True)
+def _no_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EVALMODE_CACHE", "off")
+
+
+def optimized(model: nn.Module, batch: Any, **options: Any) -> Any:
+    return evalmode.optimize(model, batch, backends=["eager"], budget_s=3, **options)
+
+
+class Longest(nn.Module):
+    """It also says how long the longest text is: every part of the batch holds one of those."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(20, 4)
+
+    def forward(self, ids: Tensor) -> dict[str, Any]:
+        lengths = (ids != 0).sum(1)
+        return {"logits": self.embedding(ids).sum(1), "longest": int(lengths.max())}
+
+
+class AllFinite(nn.Module):
+    """What it says beside its answer is the same for all ordinary data."""
+
+    def forward(self, x: Tensor) -> dict[str, Any]:
+        return {"logits": x * 2, "longest": 9 if bool(x.isfinite().all()) else 0}
+
+
+@pytest.mark.parametrize(
+    ("model", "batch"),
+    [(Longest(), torch.tensor([[1] * 9, [2] * 9, [3] * 4 + [0] * 5])), (AllFinite(), BATCH)],
+    ids=["longest", "finite"],
+)
+def test_a_number_that_depends_on_the_data_is_named_with_the_way_out(model: nn.Module, batch: Tensor) -> None:
+    with pytest.raises(OptimizationError) as caught:
+        optimized(model, batch)
+    assert "no tensor" in caught.value.got
+    assert "at ['longest']" in caught.value.got
+    assert "9, which" in str(caught.value.expected)
+    assert "a row for each sample" in str(caught.value.fix)
+    fast = optimized(model, batch, forward=lambda model, batch: model(batch)["logits"])
+    with torch.no_grad():
+        torch.testing.assert_close(fast(batch), model(batch)["logits"])
+
+
+class Above(nn.Module):
+    """Large batches get another answer."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * 2 if x.shape[0] > 16 else x
+
+
+@pytest.mark.parametrize("sizes", [(32,), (1, 32)])
+def test_a_model_that_answers_batches_of_the_callers_size_otherwise_is_refused(sizes: tuple[int, ...]) -> None:
+    with pytest.raises(OptimizationError, match=r"beside it: output moves by .* in a batch of 32"):
+        optimized(Above(), BATCH, batch_sizes=sizes)
+
+
+def test_the_answer_to_a_sample_alone_stands_above_the_sizes_that_were_tried() -> None:
+    fast = optimized(Above(), BATCH)
+    many = BATCH.repeat(5, 1)
+    assert torch.equal(fast(many), many)
