@@ -142,6 +142,42 @@ def test_the_module_is_left_as_it_was():
     assert all(torch.equal(tensor, state[name]) for name, tensor in model.state_dict().items())
 
 
+class Recording(nn.Module):
+    """It writes into a buffer, replaces another, and keeps a number and a list of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer, self.norm = nn.Linear(12, 4), nn.BatchNorm1d(12)
+        self.register_buffer("mean", torch.zeros(12))
+        self.calls, self.sizes = 0, []
+
+    def forward(self, inputs):
+        self.calls += 1
+        self.sizes.append(len(inputs))
+        self.norm.num_batches_tracked += 1
+        self.mean = 0.9 * self.mean + 0.1 * inputs.mean(0)
+        return self.layer(F.batch_norm(inputs, self.norm.running_mean, self.norm.running_var, training=len(inputs) > 1))
+
+
+def test_what_a_model_writes_of_its_own_is_put_back():
+    model = Recording()
+    state = {name: (tensor, tensor.clone()) for name, tensor in model.state_dict(keep_vars=True).items()}
+    evaluate(model, (INPUTS, LABELS))
+    evaluate(model, (INPUTS, LABELS), exact=False)
+    with pytest.raises(ModelRunError):
+        evaluate(model, (INPUTS[:, :5], LABELS))
+    now = model.state_dict(keep_vars=True)
+    assert all(now[name] is tensor and torch.equal(tensor, before) for name, (tensor, before) in state.items())
+    assert (model.calls, model.sizes) == (0, [])
+
+
+def test_weights_that_are_not_there_yet_are_named_and_not_made_up():
+    model = nn.Sequential(nn.LazyLinear(4))
+    with pytest.raises(UsageError, match=r"`0\.weight` is not initialised yet"):
+        evaluate(model, (INPUTS, LABELS))
+    assert model[0].has_uninitialized_params()
+
+
 @settings(max_examples=12, deadline=None)
 @given(
     st.integers(1, 400), st.randoms(use_true_random=False), st.sampled_from(["loader", "dataset", "arrays", "stream"])

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import evalmode
-from evalmode.errors import OptimizationError
+from evalmode.errors import OptimizationError, UsageError
 
 BATCH = torch.randn(6, 8, generator=torch.Generator().manual_seed(0))
 
@@ -76,3 +76,47 @@ def test_the_answer_to_a_sample_alone_stands_above_the_sizes_that_were_tried() -
     fast = optimized(Above(), BATCH)
     many = BATCH.repeat(5, 1)
     assert torch.equal(fast(many), many)
+
+
+def test_weights_that_are_not_there_yet_are_named() -> None:
+    model = nn.Sequential(nn.Linear(8, 4), nn.LazyLinear(3))
+    with pytest.raises(UsageError, match=r"`1\.weight` is not initialised yet(.|\n)*run model\(batch\) once"):
+        optimized(model, BATCH)
+    assert isinstance(model[1], nn.LazyLinear)
+    assert model[1].has_uninitialized_params()
+    with pytest.raises(UsageError, match="meta device"):
+        optimized(nn.Linear(8, 4, device="meta"), BATCH)
+
+
+class Counting(nn.Module):
+    """It counts its calls in a buffer and an attribute; with `copies` off it runs itself, for want of a copy."""
+
+    def __init__(self, *, copies: bool) -> None:
+        super().__init__()
+        self.copies, self.calls = copies, 0
+        self.register_buffer("count", torch.zeros((), dtype=torch.long))
+        self.register_buffer("mean", torch.zeros(8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        self.count += 1
+        self.mean = 0.9 * self.mean + 0.1 * x.detach().mean(0)
+        return x * 2
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Counting:
+        if not self.copies:
+            raise TypeError("it holds a socket")
+        other = Counting(copies=True)
+        memo[id(self)] = other
+        return other
+
+
+@pytest.mark.parametrize("copies", [True, False])
+def test_what_a_model_counts_is_put_back(copies: bool) -> None:
+    model = Counting(copies=copies)
+    mean = model.mean
+    fast = optimized(model, BATCH)
+    assert any("it holds a socket" in note for note in fast.certificate.optimization.notes) is not copies
+    assert (model.calls, int(model.count), model.training) == (0, 0, True)
+    assert model.mean is mean
+    assert torch.equal(mean, torch.zeros(8))

@@ -33,7 +33,7 @@ from evalmode.fresh_process import FreshProcess, seeded_outputs, with_fresh_proc
 from evalmode.mode.derived import staleness_unchecked
 from evalmode.mode.switch import evaluating
 from evalmode.observe.fingerprint import fingerprint
-from evalmode.observe.state import read_state
+from evalmode.observe.state import left_as_found
 from evalmode.observe.tree import map_tensors
 from evalmode.predictor.optimized import OptimizedPredictor
 from evalmode.task import Task
@@ -144,7 +144,7 @@ def certified(
         if budget and (chosen is None or "faithful" in chosen):
             certificate, fast = _planned(certificate, task, module, given, batch_size, budget, on_progress)
         figures = (task, test_data, batch_size, limit, on_progress)
-        with _left_as_found(module):
+        with left_as_found(module):
             result = evaluated(module, *figures)
         answers = None if fast is None else evaluated(fast, *figures)
     if isinstance(result, NonFiniteOutputError):
@@ -180,7 +180,7 @@ def _planned(
         return not_optimized(certificate, "no data to optimise with"), None
     options: dict[str, Any] = {"budget_s": budget, "on_progress": on_progress, "batch_size": batch_size}
     try:
-        with _left_as_found(module):
+        with left_as_found(module):
             fast, _ = optimize_loaded(task, **options)
     except (OptimizationError, BatchError) as error:
         return not_optimized(certificate, error), None
@@ -228,16 +228,6 @@ def check_task(
 
 
 @contextlib.contextmanager
-def _left_as_found(module: nn.Module) -> Iterator[None]:
-    """Whatever the block does to the model and the random streams is undone."""
-    state = read_state(module)
-    try:
-        yield
-    finally:
-        state.put_back()
-
-
-@contextlib.contextmanager
 def _fresh_process(
     task: Task | None, inputs: Any, device: torch.device, clauses: tuple[str, ...] | None
 ) -> Iterator[FreshProcess | None]:
@@ -254,13 +244,13 @@ def _all_of(clauses: Iterable[str] | None) -> tuple[str, ...] | None:
 
 
 def _outputs(module: nn.Module, inputs: Any, forward: Callable[[Any, Any], Any] | None) -> list[torch.Tensor]:
-    with _left_as_found(module):
+    with left_as_found(module):
         return seeded_outputs(module, inputs, forward)
 
 
 def _checked(module: nn.Module, inputs: Any, options: dict[str, Any], *, mended: bool) -> Certificate:
     """What a plain `eval()` leaves; with `mended`, also which broken clauses `evaluating` keeps."""
-    with _left_as_found(module):
+    with left_as_found(module):
         module.eval()
         certificate = check(module, inputs, **options).certificate
     broken = tuple(result.clause for result in certificate.clauses if result.verdict is Verdict.BROKEN)

@@ -29,11 +29,12 @@ from torch.utils.dlpack import from_dlpack
 
 from evalmode.certificate import ModelRecord
 from evalmode.checking.subject import copied
-from evalmode.errors import EvalmodeError, UsageError
+from evalmode.errors import EvalmodeError
 from evalmode.mode.discover import discover, require_modules
 from evalmode.observe.fingerprint import model_record
 from evalmode.observe.state import ModelState, read_state
 from evalmode.observe.tree import leaves, map_leaves
+from evalmode.observe.weights import require_weights
 from evalmode.predictor.calling import arguments_of, call, require_batch
 from evalmode.predictor.protocol import Predictor
 
@@ -288,27 +289,14 @@ def _is_compiled(module: nn.Module, given: object) -> bool:
 def _require_weights(module: nn.Module, batch: Any, forward: Forward | None) -> None:
     """Refuse what has no numbers to compute with; a lazy module that the pass does not reach does not matter."""
     tensors = [*module.named_parameters(), *module.named_buffers()]
-    for name, tensor in tensors:
-        if tensor.is_meta and not is_lazy(tensor):
-            raise UsageError(
-                f"`{name}` is on the meta device: it has a shape and no numbers",
-                expected="a model with weights",
-                fix="model.to_empty(device=...), then load_state_dict(...)",
-            )
+    require_weights((name, tensor) for name, tensor in tensors if not is_lazy(tensor))
     if not any(is_lazy(tensor) for _, tensor in tensors):
         return
     paths = discover(module).paths()
 
     def refuse(inner: nn.Module, _: Any) -> None:
         own = (*inner.named_parameters(recurse=False), *inner.named_buffers(recurse=False))
-        name = next((name for name, tensor in own if is_lazy(tensor)), None)
-        if name is not None:
-            raise UsageError(
-                f"`{paths.get(id(inner), '')}.{name}`".replace("`.", "`")
-                + " is not initialised yet: a lazy module takes its shape from the first batch",
-                expected="a model that has run",  # a first pass would make it so, and that cannot be undone
-                fix="run model(batch) once, then check it",
-            )
+        require_weights((f"{paths.get(id(inner), '')}.{name}".removeprefix("."), tensor) for name, tensor in own)
 
     before = read_state(module)
     handle = register_module_forward_pre_hook(refuse)

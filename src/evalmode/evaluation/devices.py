@@ -10,6 +10,7 @@ from torch import nn
 
 from evalmode.errors import UsageError
 from evalmode.observe.tree import map_tensors
+from evalmode.observe.weights import require_weights
 
 __all__ = ["give_memory_back", "model_device", "moved", "on_device", "out_of_memory", "usable_device"]
 
@@ -41,7 +42,12 @@ def usable_device(device: str | torch.device) -> torch.device:
 
 
 def on_device(module: nn.Module, device: str | torch.device | None) -> tuple[nn.Module, torch.device]:
-    """The model on the device: itself if it is there, else a moved copy."""
+    """The model on the device: itself if it is there, else a moved copy.
+
+    Raises:
+        UsageError: there is no such device, or a weight has no numbers yet.
+    """
+    require_weights((*module.named_parameters(), *module.named_buffers()))
     here = model_device(module)
     if device is None:
         return module, here

@@ -19,6 +19,7 @@ from evalmode.mode.derived import staleness_unchecked
 from evalmode.mode.streams import StreamHold, hold_streams, release_streams
 from evalmode.mode.switch import evaluating
 from evalmode.observe.batching import BatchAxis, find_batch_axis, select_samples
+from evalmode.observe.state import left_as_found
 from evalmode.observe.tree import same_bits, tensor_leaves
 from evalmode.predictor.calling import arguments_of, call
 from evalmode.predictor.module_backed import ModulePredictor
@@ -92,7 +93,11 @@ class ModuleRunner(Runner):
             with _own_streams(), torch.no_grad():
                 yield
             return
-        with staleness_unchecked(), evaluating(self.module):
+        with (
+            staleness_unchecked(),
+            evaluating(self.module),
+            left_as_found(self.module, parameters=False, streams=False),  # inside, where every flag is evaluation's
+        ):
             yield
 
     def outputs(self, inputs: Any) -> Any:
@@ -282,7 +287,7 @@ def runner_for(
 
     Raises:
         NotAModuleError: it is neither a module nor a predictor.
-        UsageError: it cannot run on `device`, or `forward` does not go with it.
+        UsageError: a weight has no numbers, it cannot run on `device`, or `forward` does not go with it.
         StalePredictorError: the model that a predictor was built from has other weights now.
     """
     if isinstance(model, OptimizedPredictor):

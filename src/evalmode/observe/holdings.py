@@ -51,9 +51,13 @@ class Container:
 
 
 class Holdings:
-    """What has been found so far; each thing once, under the first name that it was met with."""
+    """What has been found so far; each thing once, under the first name that it was met with.
 
-    def __init__(self) -> None:
+    Without `parameters`, these are not copied: they are most of a model's memory.
+    """
+
+    def __init__(self, *, parameters: bool = True) -> None:
+        self.skipped: tuple[type, ...] = () if parameters else (nn.Parameter,)
         self.containers: list[Container] = []
         self.tensors: dict[int, KeptTensor] = {}
         self.outside_tensors: set[int] = set()
@@ -71,7 +75,7 @@ class Holdings:
             self.containers.append(Container(owner, name, value, {}, outside=outside))
             return
         if isinstance(value, torch.Tensor):
-            if id(value) not in self.tensors and is_copyable(value):
+            if id(value) not in self.tensors and not isinstance(value, self.skipped) and is_copyable(value):
                 self.tensors[id(value)] = keep_tensor(owner, name, value)
                 if outside:
                     self.outside_tensors.add(id(value))

@@ -7,7 +7,8 @@ parameter keeps its version counter and its storage.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,7 +33,7 @@ from evalmode.observe.reached import reached_from
 from evalmode.observe.streams import StreamStates, read_streams, stream_differences, write_streams
 from evalmode.observe.tree import same_bits
 
-__all__ = ["ABSENT", "Difference", "ModelState", "StateChange", "read_state"]
+__all__ = ["ABSENT", "Difference", "ModelState", "StateChange", "left_as_found", "read_state"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,12 +131,12 @@ class ModelState:
         torch.set_grad_enabled(self.grad_enabled)
 
 
-def read_state(model: nn.Module) -> ModelState:
-    """Read the state of `model`, hidden modules included. Tensors are copied."""
+def read_state(model: nn.Module, *, parameters: bool = True) -> ModelState:
+    """Read the state of `model`, hidden modules included. Tensors are copied, `parameters` where they are wanted."""
     found = discover(model)
     paths = found.paths()
     attributes: list[tuple[str, nn.Module, dict[str, Any]]] = []
-    held = Holdings()
+    held = Holdings(parameters=parameters)
     for module in found.modules:
         path = paths.get(id(module), "")
         own = module.__dict__
@@ -153,6 +154,16 @@ def read_state(model: nn.Module) -> ModelState:
         torch.is_grad_enabled(),
         frozenset(held.outside_tensors),
     )
+
+
+@contextlib.contextmanager
+def left_as_found(model: nn.Module, *, parameters: bool = True, streams: bool = True) -> Iterator[None]:
+    """Undo what the block does to the model and the random streams; to `parameters` only where they are copied."""
+    state = read_state(model, parameters=parameters)
+    try:
+        yield
+    finally:
+        state.put_back(streams=streams)
 
 
 def _attribute_differences(path: str, module: nn.Module, before: dict[str, Any]) -> list[Difference]:

@@ -16,7 +16,7 @@ from evalmode.errors import BatchError
 from evalmode.mode.discover import require_modules
 from evalmode.mode.switch import evaluating
 from evalmode.observe.batching import BatchAxis, difference, find_batch_axis
-from evalmode.observe.state import read_state
+from evalmode.observe.state import left_as_found
 from evalmode.observe.tree import tensor_leaves
 from evalmode.optimization.agreement import redrawn, same_results
 from evalmode.optimization.encoder_padding import each_sample_alone, write_padding_out
@@ -105,7 +105,9 @@ def program_of(
     copied = copied_for_evaluation(model)
     if not copied.problem:
         write_padding_out(copied.model)
-    with evaluating(copied.model):  # what the model draws must not come out of the caller's random streams
+    untouched = left_as_found(model, parameters=False, streams=False)
+    # What the model draws must not come out of the caller's random streams.
+    with evaluating(copied.model), untouched if copied.problem else contextlib.nullcontext():
         example = call(copied.model, inputs.rebuild(_cloned(tensors)), forward)
         notes = [f"runs the model itself: {copied.problem}"] if copied.problem else []
         if not copied.problem and not _agrees_with_original(model, inputs.rebuild(_cloned(tensors)), forward, example):
@@ -233,12 +235,8 @@ def _smallest(flat: FlatModule, graph: ExportedProgram, program: Program) -> tup
 def _agrees_with_original(
     model: nn.Module, batch: Any, forward: Callable[[Any, Any], Any] | None, example: Any
 ) -> bool:
-    state = read_state(model)
-    try:
-        with evaluating(model):
-            own = call(model, batch, forward)
-    finally:
-        state.put_back()
+    with left_as_found(model), evaluating(model):
+        own = call(model, batch, forward)
     first = [leaf for _, leaf in tensor_leaves(own)]
     return same_results(first, [leaf for _, leaf in tensor_leaves(example)])
 

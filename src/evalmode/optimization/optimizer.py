@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 import weakref
 from collections.abc import Callable, Iterable, Sequence
@@ -19,8 +20,10 @@ from evalmode.mode.derived import staleness_unchecked
 from evalmode.mode.discover import require_modules
 from evalmode.mode.streams import StreamHold, hold_streams, release_streams
 from evalmode.observe.fingerprint import environment_record, fingerprint
+from evalmode.observe.state import left_as_found
+from evalmode.observe.weights import require_weights
 from evalmode.optimization.code_digest import code_digest
-from evalmode.optimization.exporting import program_of
+from evalmode.optimization.exporting import Exported, program_of
 from evalmode.optimization.judge import Judge, judge_of
 from evalmode.optimization.outcome import cached_plan, predictor_of, resume
 from evalmode.optimization.padded_axis import padded_axis
@@ -112,6 +115,7 @@ def optimize(
         torch.Size([19, 8])
     """
     (model,) = require_modules((model,), "optimize")
+    require_weights((*model.named_parameters(), *model.named_buffers()))
     judged = Tolerance.of(tolerance)
     if judged.kind == "task":
         demand_data(data)
@@ -167,22 +171,24 @@ def refresh(predictor: OptimizedPredictor, model: nn.Module) -> OptimizedPredict
 def _with_own_streams(
     model: nn.Module, batch: Any, request: _Request, say: Progress, start: CachedPlan | None = None
 ) -> OptimizedPredictor:
-    """The search leaves the process's random streams as they were, whatever the model draws."""
+    """The search leaves the process's random streams and the model as they were, whatever the model does."""
+    begin = time.perf_counter()
     hold = StreamHold()
     hold_streams(hold)
     try:
-        return _optimized(model, batch, request, say, start)
+        say("exporting", 0, None)
+        with staleness_unchecked():  # an older predictor of this model may be the very reason for the call
+            exported = program_of(model, batch, request.forward)
+        untouched = left_as_found(model, parameters=False, streams=False)
+        with contextlib.nullcontext() if exported.copied else untouched:
+            return _optimized(model, exported, request, say, begin, start)
     finally:
         release_streams(hold)
 
 
 def _optimized(
-    model: nn.Module, batch: Any, request: _Request, say: Progress, start: CachedPlan | None = None
+    model: nn.Module, exported: Exported, request: _Request, say: Progress, begin: float, start: CachedPlan | None
 ) -> OptimizedPredictor:
-    begin = time.perf_counter()
-    say("exporting", 0, None)
-    with staleness_unchecked():  # an older predictor of this model may be the very reason for the call
-        exported = program_of(model, batch, request.forward)
     if exported.uncut:
         raise OptimizationError(
             f"an answer cannot be cut into samples: {exported.uncut[0]}",
