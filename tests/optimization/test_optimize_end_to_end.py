@@ -484,11 +484,39 @@ def test_an_answer_without_tensors_is_refused() -> None:
         ({"backends": 5}, "backends"),
         ({"objective": ["latency"]}, "objective"),
         ({"batch_sizes": [10**9]}, "batch size"),
+        ({"stable": "no"}, "stable is 'no'"),
+        ({"stable": 1}, "stable is 1"),
+        ({"passes": 5}, "passes is 5"),
+        ({"forward": 5}, "forward is 5"),
+        ({"on_progress": 5}, "on_progress is 5"),
+        ({"data": (BATCH, None)}, "data would not be looked at"),
+        ({"data": 5, "metric": "accuracy"}, "data and metric would not be looked at"),
     ],
 )
 def test_settings_that_mean_nothing_are_refused(settings: dict[str, Any], named: str) -> None:
     with pytest.raises(UsageError, match=named):
         evalmode.optimize(nn.Linear(12, 3), BATCH, budget_s=5, **settings)
+
+
+@pytest.mark.parametrize(
+    ("data", "told"),
+    [
+        (5, "are 5"),
+        ("abc", "is 'a'"),
+        ((BATCH, torch.zeros(len(BATCH) - 1).long()), f"{len(BATCH)} samples and {len(BATCH) - 1} targets"),
+        ([(BATCH, torch.zeros(len(BATCH) + 1).long())], f"{len(BATCH)} samples and {len(BATCH) + 1} targets"),
+        ([(BATCH, [0] * len(BATCH))], "whose target is a tensor or None"),
+        ([(BATCH, torch.tensor(0))], "whose first axis counts samples"),
+        ([(5, None)], "whose first axis counts samples"),
+        ([], "hold no batch"),
+    ],
+)
+@pytest.mark.parametrize("metric", [None, "accuracy"])
+def test_data_that_are_no_pairs_of_samples_and_targets_are_refused(data: Any, told: str, metric: str | None) -> None:
+    with pytest.raises(UsageError, match=told):
+        evalmode.optimize(
+            nn.Linear(12, 3), BATCH, backends=["eager"], budget_s=5, tolerance="task", data=data, metric=metric
+        )
 
 
 def test_a_saved_plan_loads_and_gives_the_same_bits(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import nn
@@ -25,13 +25,24 @@ from evalmode.observe.weights import require_weights
 from evalmode.optimization.code_digest import code_digest
 from evalmode.optimization.exporting import Exported, program_of
 from evalmode.optimization.judge import Judge, judge_of
+from evalmode.optimization.options import (
+    Objective,
+    budget_of,
+    device_of,
+    memory_of,
+    names_of,
+    objective_of,
+    require_functions,
+    require_task,
+    sizes_of,
+    truth_of,
+)
 from evalmode.optimization.outcome import cached_plan, predictor_of, resume
 from evalmode.optimization.padded_axis import padded_axis
 from evalmode.optimization.plan_cache import CachedPlan, cache_key, read_plan, write_plan
 from evalmode.optimization.search import Progress, Search, SearchSettings
 from evalmode.optimization.subject import Subject
 from evalmode.optimization.task_data import TaskData, task_data
-from evalmode.optimization.task_margin import demand_data
 from evalmode.optimization.tolerance import Tolerance
 from evalmode.predictor.calling import call
 from evalmode.predictor.optimized import OptimizedPredictor
@@ -39,8 +50,6 @@ from evalmode.predictor.structure import Structure
 
 __all__ = ["optimize", "refresh"]
 
-Objective = Literal["throughput", "latency"]
-_LARGEST = 2**20  # samples of a batch that is tried
 _PADDING_SHARE = 0.1  # of the budget, for the test whether padding under a mask is inert
 
 
@@ -117,21 +126,21 @@ def optimize(
     (model,) = require_modules((model,), "optimize")
     require_weights((*model.named_parameters(), *model.named_buffers()))
     judged = Tolerance.of(tolerance)
-    if judged.kind == "task":
-        demand_data(data)
+    require_task(judged, data, metric)
+    require_functions(forward=forward, on_progress=on_progress)
     request = _Request(
         forward=forward,
         tolerance=judged,
         data=data,
         metric=metric,
-        objective=_objective(objective),
-        sizes=_sizes(batch_sizes),
+        objective=objective_of(objective),
+        sizes=sizes_of(batch_sizes),
         backends=_backends(backends),
-        passes=_names(passes),
-        stable=bool(stable),
-        device=_device(model, device),
-        budget=_budget(budget_s),
-        memory=_memory(memory),
+        passes=names_of(passes),
+        stable=truth_of("stable", stable),
+        device=device_of(model, device),
+        budget=budget_of(budget_s),
+        memory=memory_of(memory),
     )
     return _with_own_streams(model, batch, request, on_progress or _silent)
 
@@ -279,70 +288,6 @@ def _backends(names: Iterable[str] | None) -> tuple[Backend, ...]:
     if not chosen:
         raise UsageError("no back end is left to try", expected=", ".join(BACKEND_NAMES))
     return chosen
-
-
-def _names(passes: Iterable[str] | None) -> tuple[str, ...] | None:
-    return None if passes is None else (passes,) if isinstance(passes, str) else tuple(passes)
-
-
-def _objective(objective: Objective) -> Objective:
-    if objective not in ("throughput", "latency"):
-        raise UsageError(f"objective is {objective!r}", expected="'throughput' or 'latency'")
-    return objective
-
-
-def _sizes(sizes: Sequence[int] | None) -> tuple[int, ...] | None:
-    if sizes is None:
-        return None
-    given = (sizes,) if isinstance(sizes, int) else tuple(sizes)
-    if not given or any(not isinstance(size, int) or isinstance(size, bool) or size < 1 for size in given):
-        raise UsageError(f"batch_sizes is {sizes!r}", expected="whole numbers of samples from 1, such as (1, 8)")
-    if max(given) > _LARGEST:
-        raise UsageError(f"a batch size is {max(given):,}", expected=f"at most {_LARGEST:,} samples in a call")
-    return tuple(sorted(set(given)))
-
-
-def _budget(seconds: float) -> float:
-    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds < float("inf"):
-        raise UsageError(f"budget_s is {seconds!r}", expected="a positive number of seconds")
-    return float(seconds)
-
-
-def _memory(limit: float | None) -> float | None:
-    if limit is None:
-        return None
-    if isinstance(limit, bool) or not isinstance(limit, int | float) or not 0 < limit < float("inf"):
-        raise UsageError(
-            f"memory is {limit!r}", expected="how many times plain's peak memory a plan may need, or None for no limit"
-        )
-    return float(limit)
-
-
-def _device(model: nn.Module, device: str | torch.device | None) -> torch.device:
-    """Where the model is; a wish for another place is refused, because a plan is made for where it runs.
-
-    Raises:
-        UsageError: the model is elsewhere, or in several places.
-    """
-    places = {tensor.device for tensor in (*model.parameters(), *model.buffers())}
-    if len(places) > 1:
-        raise UsageError(
-            f"the model lies on {', '.join(sorted(map(str, places)))}", expected="one device", fix="model.to(device)"
-        )
-    here = places.pop() if places else torch.device("cpu")
-    if device is None:
-        return here
-    try:
-        wanted = torch.device(device)
-    except (RuntimeError, TypeError) as error:
-        raise UsageError(f"device is {device!r}", expected=f"a device of torch, such as {str(here)!r}") from error
-    if wanted.type != here.type or wanted.index not in {None, here.index}:
-        raise UsageError(
-            f"device is {str(wanted)!r}, but the model is on {str(here)!r}",
-            expected="the device that the model is on",
-            fix=f"evalmode.optimize(copy.deepcopy(model).to({str(wanted)!r}), batch)",
-        )
-    return here
 
 
 def _silent(stage: str, done: int, total: int | None) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor
 from evalmode.errors import BatchError, UsageError
 from evalmode.measure.catalog import METRICS, metric_named
 from evalmode.measure.metric import Aggregate, Metric
+from evalmode.observe.batching import find_batch_axis
 from evalmode.observe.tree import describe, map_tensors, tensor_leaves
 from evalmode.optimization.task_margin import Answers, Figure, decisions_of, demand_data
 
@@ -53,22 +54,46 @@ def task_data(data: Any, metric: Any, plain: Callable[[Any], Any]) -> TaskData:
 def _pairs(data: Any) -> Iterable[tuple[Any, Tensor | None]]:
     if _is_pair(data) and isinstance(data[1], Tensor | None):
         inputs, target = data
-        length = len(target) if target is not None else len(tensor_leaves(inputs)[0][1])
+        length = _samples(inputs, target)
         for start in range(0, min(length, _MOST_SAMPLES), 64):
             rows = slice(start, min(start + 64, length, _MOST_SAMPLES))
             cut = map_tensors(lambda tensor, rows=rows: tensor[rows], inputs)  # type: ignore[misc]
             yield cut, None if target is None else target[rows]
         return
+    if not isinstance(data, Iterable):
+        raise UsageError(
+            f"the data for tolerance 'task' are {describe(data)}",
+            expected="a pair (inputs, target), or an iterable of such pairs",
+        )
     count = 0
     for batch in data:
-        if not _is_pair(batch):
+        if not _is_pair(batch) or not isinstance(batch[1], Tensor | None):
             raise UsageError(
-                f"a batch of the data for tolerance 'task' is {describe(batch)}", expected="a pair (inputs, target)"
+                f"a batch of the data for tolerance 'task' is {describe(batch)}",
+                expected="a pair (inputs, target), whose target is a tensor or None",
             )
+        count += _samples(*batch)
         yield batch[0], batch[1]
-        count += len(tensor_leaves(batch[0])[0][1])
         if count >= _MOST_SAMPLES:
             return
+
+
+def _samples(inputs: Any, target: Tensor | None) -> int:
+    """How many samples a pair holds."""
+    axis = find_batch_axis(inputs)
+    tensors = [leaf for _, leaf in tensor_leaves(inputs) if leaf.dim()]
+    if not tensors or (target is not None and not target.dim()):
+        raise UsageError(
+            f"a pair of the data for tolerance 'task' is {describe((inputs, target))}",
+            expected="tensors whose first axis counts samples",
+        )
+    count = len(tensors[0]) if isinstance(axis, str) else axis.size
+    if target is not None and len(target) != count and not isinstance(axis, str):
+        raise UsageError(
+            f"the data for tolerance 'task' have {count} samples and {len(target)} targets",
+            expected="a target for each sample",
+        )
+    return count
 
 
 def _is_pair(value: Any) -> bool:
