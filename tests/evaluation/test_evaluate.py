@@ -16,6 +16,7 @@ import torchmetrics
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import accuracy_score, confusion_matrix, log_loss
+from tests.predictor.fake_backend import Net, predictor
 from torch import nn
 from torch.utils.data import (
     BatchSampler,
@@ -596,6 +597,60 @@ def test_out_of_memory_later_goes_on_only_at_the_same_bits():
     assert result.record.metrics == evaluate(Hungry(9999), data, metrics=METRICS).record.metrics
     with pytest.raises(ModelRunError, match=r"out of memory at sample 1024, and no smaller execution gives the same"):
         evaluate(Hungry(64, after=3, rounds=True), data)
+
+
+NO_MEMORY = (
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+    RuntimeError("[enforce fail at alloc_cpu.cpp:124] err == 0. DefaultCPUAllocator: can't allocate memory: you tried"),
+)
+
+
+def hungry_plan(monkeypatch, most, error, sizes=(2, 4, 8), after=0, **options):
+    """A predictor whose executions of more than `most` samples run out of memory, after so many that did not."""
+    torch.manual_seed(0)
+    fast = predictor(sizes, model=Net(), **options)
+    for executor in fast.executors:
+        if executor.configuration.batch > most:
+            executor.runs.clear()
+
+            def run(chunks, executor=executor):
+                if len(executor.runs) >= after:
+                    raise error
+                return type(executor).run(executor, chunks)
+
+            monkeypatch.setattr(executor, "run", run)
+    return fast
+
+
+ROWS = (INPUTS[:, :6], LABELS.clamp(max=2))
+OF_LOGITS = {"log loss": "log loss", "squashed": lambda outputs, target: squashed(outputs["logits"], target)}
+
+
+def bits(result):
+    return {name: rows.tobytes() for name, rows in result.samples.rows.items()}
+
+
+@pytest.mark.parametrize("error", NO_MEMORY)
+@pytest.mark.parametrize("after", [0, 9])
+@pytest.mark.parametrize(("most", "handed"), [(4, [8, 4]), (2, [8, 4, 2])])
+def test_a_plan_that_runs_out_of_memory_gives_the_same_bits_at_a_smaller_shape(monkeypatch, error, after, most, handed):
+    whole = evaluate(hungry_plan(monkeypatch, 8, error), ROWS, metrics=OF_LOGITS)
+    fast = hungry_plan(monkeypatch, most, error, after=after)
+    short = evaluate(fast, ROWS, metrics=OF_LOGITS)
+    assert bits(short) == bits(whole)
+    assert short.record.metrics == whole.record.metrics
+    assert short.record.exact
+    told = [note for note in short.record.notes if "out of memory" in note]
+    assert told == [f"out of memory: {size} samples at a time were handed to the plan" for size in handed]
+
+
+@pytest.mark.parametrize("error", NO_MEMORY)
+@pytest.mark.parametrize("stable", [True, False])
+def test_a_plan_without_a_smaller_shape_of_its_class_stops_clearly(monkeypatch, error, stable):
+    fast = hungry_plan(monkeypatch, 1 if stable else 2, error, stable=stable)
+    with pytest.raises(ModelRunError, match="out of memory at sample 0, and no smaller execution") as caught:
+        evaluate(fast, ROWS)
+    assert caught.value.__cause__ is error
 
 
 def test_ids_columns_and_slices_come_from_the_data():
