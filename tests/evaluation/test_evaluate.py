@@ -108,6 +108,10 @@ def same(first, second):
     assert first.record.calibration == second.record.calibration
 
 
+def bits(result):
+    return {name: rows.tobytes() for name, rows in result.samples.rows.items()}
+
+
 def squashed(outputs, target):
     """A metric of one's own in fp32, whose kernels may round otherwise for another number of rows."""
     return (outputs.exp() * outputs.sigmoid()).mean(1) + F.cross_entropy(outputs, target, reduction="none")
@@ -599,6 +603,43 @@ def test_out_of_memory_later_goes_on_only_at_the_same_bits():
         evaluate(Hungry(64, after=3, rounds=True), data)
 
 
+@pytest.mark.parametrize(
+    "turn",
+    [
+        lambda array: array.astype(array.dtype.newbyteorder()),
+        np.asfortranarray,
+        lambda array: array[::-1].copy()[::-1],
+        lambda array: np.repeat(array, 2, 0)[::2],
+    ],
+    ids=["other byte order", "columns", "backwards", "every second"],
+)
+def test_arrays_in_any_order_of_bytes_and_rows_give_the_same_bits(whole, turn):
+    turned = evaluate(MODEL, (turn(INPUTS.numpy()), turn(LABELS.numpy())), metrics=METRICS)
+    assert bits(turned) == bits(whole)
+
+
+@pytest.mark.parametrize("how", ["negative strides", "other byte order", "sparse"])
+def test_samples_that_cannot_be_put_into_a_batch_are_named(how):
+    class Odd(Pairs):
+        def __getitem__(self, index):
+            inputs, target = super().__getitem__(index)
+            array = inputs.numpy()
+            odd = {
+                "negative strides": array[::-1],
+                "other byte order": array.astype(">f4"),
+                "sparse": inputs.to_sparse(),
+            }
+            return odd[how], target
+
+    with pytest.raises(BatchError, match="sample 0: it cannot be put into a batch"):
+        evaluate(MODEL, Odd())
+
+
+def test_a_sparse_array_of_samples_is_refused_with_the_fix():
+    with pytest.raises(TaskError, match=r"sparse_coo, which is not dense(.|\n)*to_dense"):
+        evaluate(MODEL, (INPUTS.to_sparse(), LABELS))
+
+
 NO_MEMORY = (
     torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
     RuntimeError("[enforce fail at alloc_cpu.cpp:124] err == 0. DefaultCPUAllocator: can't allocate memory: you tried"),
@@ -624,10 +665,6 @@ def hungry_plan(monkeypatch, most, error, sizes=(2, 4, 8), after=0, **options):
 
 ROWS = (INPUTS[:, :6], LABELS.clamp(max=2))
 OF_LOGITS = {"log loss": "log loss", "squashed": lambda outputs, target: squashed(outputs["logits"], target)}
-
-
-def bits(result):
-    return {name: rows.tobytes() for name, rows in result.samples.rows.items()}
 
 
 @pytest.mark.parametrize("error", NO_MEMORY)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
 import evalmode
-from evalmode.errors import OptimizationError, UsageError
+from evalmode.errors import BatchError, OptimizationError, UsageError
 
 BATCH = torch.randn(6, 8, generator=torch.Generator().manual_seed(0))
 
@@ -120,3 +121,46 @@ def test_what_a_model_counts_is_put_back(copies: bool) -> None:
     assert (model.calls, int(model.count), model.training) == (0, 0, True)
     assert model.mean is mean
     assert torch.equal(mean, torch.zeros(8))
+
+
+class Adding(nn.Module):
+    """Two inputs, of which one may be the same for all samples."""
+
+    def forward(self, x: Tensor, shift: Tensor) -> Tensor:
+        return x + shift
+
+
+ARRAY = BATCH.numpy()
+
+
+@pytest.mark.parametrize(
+    ("model", "batch", "told"),
+    [
+        (Adding(), (BATCH, BATCH[:1]), r"x float32\[6, 8\], shift float32\[1, 8\](.|\n)*shared\.expand"),
+        (Adding(), (BATCH[:1], BATCH), r"x float32\[1, 8\], shift float32\[6, 8\]"),
+        (Adding(), {"x": BATCH, "shift": BATCH.to_sparse()}, r"sparse_coo at \['shift'\](.|\n)*to_dense\(\)"),
+        (nn.Identity(), torch.nested.nested_tensor([BATCH[0], BATCH[1, :3]]), r"nested(.|\n)*to_padded_tensor"),
+        (Adding(), {"x": BATCH, "shift": ARRAY}, r"\['shift'\] \(ndarray\)(.|\n)*torch\.from_numpy\(array\)"),
+    ],
+)
+def test_inputs_that_hold_no_samples_or_no_numbers_are_named(model: nn.Module, batch: Any, told: str) -> None:
+    with pytest.raises(BatchError, match=told):
+        optimized(model, batch)
+
+
+@pytest.mark.parametrize("array", [ARRAY[::-1], ARRAY.astype(">f4"), ARRAY[:, ::-2]], ids=["back", "swapped", "cut"])
+def test_the_way_that_is_told_for_arrays_serves_for_all_of_them(array: Any) -> None:
+    tensor = torch.from_numpy(np.ascontiguousarray(array, array.dtype.newbyteorder("=")))
+    assert np.array_equal(optimized(nn.Identity(), tensor)(tensor).numpy(), array)
+
+
+def test_a_mask_with_an_axis_of_its_own_is_answered_as_the_model_does() -> None:
+    class Masked(nn.Module):
+        def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+            return (x * mask[:, 0, :, None]).sum(1)
+
+    x, mask = torch.randn(6, 5, 4), (torch.arange(5) < torch.arange(1, 7)[:, None])[:, None].float()
+    fast = optimized(Masked(), {"x": x, "mask": mask})
+    torch.testing.assert_close(fast(x=x[:4], mask=mask[:4]), Masked()(x[:4], mask[:4]))
+    with pytest.raises(BatchError, match=r"x is float32\[6, 3, 4\]"):
+        fast(x=x[:, :3], mask=mask[..., :3])

@@ -212,11 +212,25 @@ def test_it_is_called_as_the_model_is() -> None:
         (lambda fast, x: fast([x]), "expected: a tensor"),
         (lambda fast, x: fast(x.double()), "float64"),
         (lambda fast, x: fast(x[:, :5]), "only the number of samples is free"),
+        (lambda fast, x: fast(x.to_sparse()), r"x is .*sparse(.|\n)*x\.to_dense\(\)"),
+        (lambda fast, x: fast(torch.nested.nested_tensor([x[0], x[1]])), r"x is nested(.|\n)*to_padded_tensor\(x, 0\)"),
+        (lambda fast, x: fast(x.numpy()), r"got ndarray as the batch(.|\n)*torch\.from_numpy\(array\)"),
     ],
 )
 def test_a_wrong_call_says_what_to_do(call: Any, message: str) -> None:
     with pytest.raises(BatchError, match=message):
         call(predictor(), POOL[:3])
+
+
+@pytest.mark.parametrize(
+    ("form", "wrap", "fix"),
+    [("mapping", lambda x: {"x": x}, r"fast\(\*\*batch\)"), ("tuple", lambda x: (x,), r"fast\(\*batch\)")],
+)
+def test_a_batch_given_as_one_argument_is_told_how_to_be_given(form: str, wrap: Any, fix: str) -> None:
+    fast, batch = predictor(form=form), wrap(POOL[:3])
+    with pytest.raises(BatchError, match=rf"the batch as one argument(.|\n)*{fix}, or fast\.predict\(batch\)"):
+        fast(batch)
+    assert same_bits(fast.predict(batch)["logits"], fast(POOL[:3])["logits"])
 
 
 def test_it_is_a_predictor_and_prints_short() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -77,12 +78,16 @@ def largest_group(sample: Any, device: str) -> int:
         >>> largest_group(torch.zeros(3, 224, 224), "cpu"), largest_group(torch.zeros(4), "cpu")
         (4, 1024)
     """
-    tensors = [torch.as_tensor(leaf) for _, leaf in leaves(sample) if isinstance(leaf, torch.Tensor | np.ndarray)]
-    if any(leaf.ndim == 1 and len(leaf) > 1 and not leaf.is_floating_point() for leaf in tensors):
+    arrays = [leaf for _, leaf in leaves(sample) if isinstance(leaf, torch.Tensor | np.ndarray)]
+    if any(leaf.ndim == 1 and len(leaf) > 1 and not _is_floating(leaf) for leaf in arrays):
         return _TOKENS.get(device, _TOKENS["cuda"])
-    size = sum(leaf.numel() * leaf.element_size() for leaf in tensors)
+    size = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in arrays)
     room = _INPUT_BYTES.get(device, _INPUT_BYTES["cuda"]) // max(size, 1)
     return min(LARGEST, 1 << max(room.bit_length() - 1, 0))
+
+
+def _is_floating(leaf: torch.Tensor | np.ndarray[Any, Any]) -> bool:
+    return leaf.is_floating_point() if isinstance(leaf, torch.Tensor) else leaf.dtype.kind == "f"
 
 
 def grouped(samples: Iterable[Sample | Lost], source: Source, size: int | None, device: str) -> Iterator[Group | Lost]:

@@ -156,7 +156,17 @@ def _of_dataset(data: Any, collate: Collate, *, own: bool, kind: str) -> Source:
 
 
 def _of_arrays(data: Any, kind: str) -> Source:
-    lengths = [len(leaf) for leaf in _columns(data)]
+    columns = _columns(data)
+    tensors = [leaf for leaf in columns if isinstance(leaf, torch.Tensor)]
+    odd = next((leaf for leaf in tensors if leaf.is_nested or leaf.layout is not torch.strided), None)
+    if odd is not None:
+        layout = "" if odd.is_nested else f", {odd.layout}"
+        raise TaskError(
+            f"{kind} holds {describe(odd)}{layout}, which is not dense",
+            expected="dense tensors, whose first axis counts samples",
+            fix="tensor.to_dense(); or a dataset whose samples are what the model takes",
+        )
+    lengths = [len(leaf) for leaf in columns]
     if len(set(lengths)) != 1 or not lengths[0]:
         if set(lengths) == {0}:
             raise empty(kind)
@@ -259,6 +269,8 @@ def _picked(data: Any, rows: slice | list[int]) -> Any:
     if isinstance(data, tuple | list):
         return tuple(_picked(value, rows) for value in data)
     picked = data[rows]
-    if isinstance(picked, np.ndarray) and any(stride < 0 for stride in picked.strides):
-        picked = picked.copy()  # torch takes no array that runs backwards
+    if isinstance(picked, np.ndarray):
+        if any(stride < 0 for stride in picked.strides):
+            picked = picked.copy()  # torch takes no array that runs backwards
+        picked = picked.astype(picked.dtype.newbyteorder("="), copy=False)  # nor one in the other byte order
     return torch.as_tensor(picked)

@@ -17,7 +17,7 @@ from evalmode.mode.discover import require_modules
 from evalmode.mode.switch import evaluating
 from evalmode.observe.batching import BatchAxis, difference, find_batch_axis
 from evalmode.observe.state import left_as_found
-from evalmode.observe.tree import tensor_leaves
+from evalmode.observe.tree import describe, tensor_leaves
 from evalmode.optimization.agreement import redrawn, same_results
 from evalmode.optimization.encoder_padding import each_sample_alone, write_padding_out
 from evalmode.optimization.flat import Copied, FlatModule, copied_for_evaluation, sibling
@@ -94,6 +94,7 @@ def program_of(
     (model,) = require_modules((model,), "optimize")
     require_batch(model, batch, forward)
     inputs = input_structure(batch)
+    _require_dense(inputs, batch)
     tensors = tuple(tensor.detach().clone() for tensor in inputs.flatten(batch))  # a model may write into them
     if not tensors:
         raise BatchError("the batch holds no tensor", expected="at least one tensor")
@@ -116,6 +117,18 @@ def program_of(
         bare = FlatModule(copied.model, inputs, output_structure(example), forward)
         program = Program(bare, tensors, names, input_axes(inputs, tensors, found), ())
         return _exported(program, bare, found, example, copied, notes)
+
+
+def _require_dense(inputs: Structure, batch: Any) -> None:
+    for path, tensor in zip(inputs.paths, inputs.flatten(batch), strict=True):
+        if tensor.layout is not torch.strided or tensor.is_nested:
+            way = "torch.nested.to_padded_tensor(x, 0)" if tensor.is_nested else "x.to_dense()"
+            kind = "" if tensor.is_nested else f", {tensor.layout}"
+            raise BatchError(
+                f"the batch holds {describe(tensor)}{kind}{f' at {path}' if path else ''}",
+                expected="dense tensors: a plan has one shape for all samples",
+                fix=f"{way}; what the model needs otherwise is made inside forward=lambda model, batch: ...",
+            )
 
 
 def _exported(

@@ -15,12 +15,14 @@ from torch import nn
 from evalmode.backends.backend import Backend
 from evalmode.backends.catalog import BACKEND_NAMES, backend_named
 from evalmode.backends.catalog import backends as all_backends
-from evalmode.errors import OptimizationError, UsageError
+from evalmode.errors import BatchError, OptimizationError, UsageError
 from evalmode.mode.derived import staleness_unchecked
 from evalmode.mode.discover import require_modules
 from evalmode.mode.streams import StreamHold, hold_streams, release_streams
+from evalmode.observe.batching import find_batch_axis
 from evalmode.observe.fingerprint import environment_record, fingerprint
 from evalmode.observe.state import left_as_found
+from evalmode.observe.tree import describe
 from evalmode.observe.weights import require_weights
 from evalmode.optimization.code_digest import code_digest
 from evalmode.optimization.exporting import Exported, program_of
@@ -199,6 +201,7 @@ def _optimized(
     model: nn.Module, exported: Exported, request: _Request, say: Progress, begin: float, start: CachedPlan | None
 ) -> OptimizedPredictor:
     if exported.uncut:
+        _require_samples(exported)
         raise OptimizationError(
             f"an answer cannot be cut into samples: {exported.uncut[0]}",
             expected="outputs with one entry for each sample",
@@ -243,6 +246,25 @@ def _optimized(
     if known is None and key is not None:
         write_plan(key, cached_plan(predictor))
     return predictor
+
+
+def _require_samples(exported: Exported) -> None:
+    """Nothing where it is known which axes of the inputs count samples.
+
+    Raises:
+        BatchError: it is not.
+    """
+    found = find_batch_axis(exported.input_structure.rebuild(exported.program.inputs))
+    if not isinstance(found, str):
+        return
+    given = zip(exported.program.input_names, exported.program.inputs, strict=True)
+    raise BatchError(
+        f"the batch cannot be cut into samples: {found.removesuffix(': declare batch_axis=')}: "
+        + ", ".join(f"{name} {describe(tensor)}" for name, tensor in given),
+        expected="inputs whose first axis counts samples, as many in each",
+        fix="an input that all samples share: repeat it for each, as shared.expand(len(batch), ...), or make it inside "
+        "forward=lambda model, batch: ...",
+    )
 
 
 def _task(subject: Subject, request: _Request) -> TaskData | None:

@@ -11,6 +11,7 @@ import torch
 from evalmode.errors import BatchError
 from evalmode.observe.tree import describe
 from evalmode.predictor.calling import arguments_of, require_batch
+from evalmode.predictor.form import MappingNode, SequenceNode
 from evalmode.predictor.plan import Plan
 
 __all__ = ["batch_of_arguments", "batch_of_rule", "call_kind", "parameters_of"]
@@ -60,6 +61,13 @@ def batch_of_arguments(plan: Plan, args: tuple[Any, ...], kwargs: dict[str, Any]
             return next(iter(kwargs.values()))
         raise _misfit(plan, args, kwargs, "one argument, the batch")
     names = plan.parameters
+    if len(args) == 1 and not kwargs and _is_whole_batch(plan, args[0]):
+        stars = "**" if plan.call == "mapping" else "*"
+        raise BatchError(
+            f"got the batch as one argument: {describe(args[0])}",
+            expected=f"its parts, as forward takes them: {plan.signature}",
+            fix=f"fast({stars}batch), or fast.predict(batch)",
+        )
     if plan.call == "mapping":
         if not args:
             return kwargs
@@ -73,6 +81,17 @@ def batch_of_arguments(plan: Plan, args: tuple[Any, ...], kwargs: dict[str, Any]
     if set(wanted) != set(kwargs):
         raise _misfit(plan, args, kwargs, "inputs by position")
     return (*args, *(kwargs[name] for name in wanted))
+
+
+def _is_whole_batch(plan: Plan, value: Any) -> bool:
+    """Whether a lone argument is a batch of the plan's own kind, where its first part is none."""
+    form = plan.input_form
+    if isinstance(form, MappingNode) and isinstance(value, Mapping):
+        taken = zip(form.keys, form.items, strict=True)
+        return not any(isinstance(item, MappingNode) for key, item in taken if key in plan.parameters[:1])
+    if isinstance(form, SequenceNode) and isinstance(value, tuple | list):
+        return not any(isinstance(item, SequenceNode) for item in form.items[:1])
+    return False
 
 
 def batch_of_rule(plan: Plan, batch: Any) -> Any:

@@ -53,6 +53,7 @@ class InputCheck:
             tensor.dtype is not self._dtype
             or not ((self._cpu and tensor.is_cpu) or self._same_place(tensor.device))
             or tensor.layout is not torch.strided
+            or tensor.is_nested
         ):
             self._refuse(tensor)
         if self._values is not None and tensor.numel():
@@ -100,6 +101,8 @@ class InputCheck:
         expected = f"{plan.dtype}[{', '.join(sizes)}] on {self._device}"
         if tensor.dtype is not self._dtype:
             fix = f"convert it first, as {plan.name}.to(torch.{plan.dtype}): nothing is cast silently"
+        elif tensor.is_nested:
+            fix = f"torch.nested.to_padded_tensor({plan.name}, 0), or call it with each sample alone"
         elif tensor.layout is not torch.strided:
             fix = f"{plan.name}.to_dense()"
         elif tensor.device.type != self._device.type:

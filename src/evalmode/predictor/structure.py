@@ -12,10 +12,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 
 from evalmode.errors import BatchError
-from evalmode.observe.tree import describe
+from evalmode.observe.tree import describe, leaves
 from evalmode.predictor.form import (
     OMITTED,
     ConstantNode,
@@ -32,6 +33,10 @@ from evalmode.predictor.opening import Maker, opened
 __all__ = ["Structure", "input_structure", "output_structure"]
 
 _ANY = TensorNode()
+_OF_ARRAYS = (
+    "torch.from_numpy(array); with negative strides or the other byte order, "
+    "torch.from_numpy(numpy.ascontiguousarray(array, array.dtype.newbyteorder('=')))"
+)
 
 
 @dataclass(frozen=True)
@@ -102,7 +107,9 @@ def input_structure(batch: Any) -> Structure:
         raise BatchError(
             f"the batch holds {', '.join(structure.omitted)}",
             expected="tensors, constants (None, numbers, text), and lists, tuples, mappings and dataclasses of them",
-            fix="leave it out of the batch, or build it inside forward=lambda model, batch: ...",
+            fix=_OF_ARRAYS
+            if any(isinstance(leaf, np.ndarray) for _, leaf in leaves(batch))
+            else "leave it out of the batch, or build it inside forward=lambda model, batch: ...",
         )
     return structure
 
@@ -222,7 +229,9 @@ def _misfit(path: str, got: Any, expected: str) -> BatchError:
     return BatchError(
         f"got {describe(got)} {f'at {path}' if path else 'as the batch'}",
         expected=expected,
-        fix="pass a batch of the form that the plan was built with, or optimise with such a batch",
+        fix=_OF_ARRAYS
+        if isinstance(got, np.ndarray)
+        else "pass a batch of the form that the plan was built with, or optimise with such a batch",
     )
 
 
