@@ -1,12 +1,14 @@
 import dataclasses
 import math
+import os
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from evalmode.errors import BatchError, EvalmodeError, JournalError, TaskError
-from evalmode.evaluation import groups, keeping
+from evalmode.evaluation import going_on, groups, keeping
 from evalmode.evaluation.evaluator import evaluate
 from evalmode.evaluation.predictions import read_predictions
 from evalmode.predictor.protocol import Predictor
@@ -225,3 +227,113 @@ def test_other_labels_of_the_first_samples_are_told(tmp_path):
     Relabelled.__getitem__ = Data.__getitem__
     with pytest.raises(JournalError, match="sample 5 has target"):
         evaluate(network(), Relabelled(), journal=journal, progress=False)
+
+
+class Samples(Data):
+    """`Data` with values of some samples changed, and a note of what was read."""
+
+    def __init__(self, stop=None, changed=()):
+        super().__init__(stop)
+        self.changed, self.read = dict(changed), []
+
+    def __getitem__(self, index):
+        self.read.append(index)
+        return self.changed.get(index) or super().__getitem__(index)
+
+
+class Stream(torch.utils.data.IterableDataset):
+    def __init__(self, stop=None, changed=()):
+        self.data = Samples(stop, changed)
+
+    def __len__(self):
+        return 200
+
+    def __iter__(self):
+        return iter([]) if torch.utils.data.get_worker_info() else (self.data[place] for place in range(200))
+
+
+OTHER_LABEL = (INPUTS[97], (TARGETS[97] + 1) % 4)
+OTHER_INPUT = (INPUTS[97] + 1e-3, TARGETS[97])
+
+
+@pytest.mark.parametrize("kind", [Samples, Stream])
+@pytest.mark.parametrize("other", [OTHER_LABEL, OTHER_INPUT])
+def test_one_other_sample_anywhere_in_what_was_recorded_is_told(tmp_path, kind, other):
+    options = {"journal": tmp_path / "journal.sqlite", "progress": False}
+    with pytest.raises((BatchError, TaskError), match="gone"):
+        evaluate(network(), kind(stop=150), **options)
+    with pytest.raises(JournalError, match="is of other data: sample 97 has another input or target now"):
+        evaluate(network(), kind(changed={97: other}), **options)
+    whole = evaluate(network(), kind(), **options)
+    with pytest.raises(JournalError, match="sample 97"):  # a finished one as well
+        evaluate(network(), kind(changed={97: other}), **options)
+    assert evaluate(network(), kind(), **options).record == whole.record
+
+
+def test_a_sample_that_was_not_recorded_yet_may_change(tmp_path):
+    options = {"journal": tmp_path / "journal.sqlite", "progress": False}
+    with pytest.raises(BatchError, match="gone"):
+        evaluate(network(), Samples(stop=100), **options)
+    assert evaluate(network(), Samples(changed={137: OTHER_LABEL}), **options).record.samples == 200
+
+
+def test_of_much_data_as_many_samples_are_read_again_as_are_affordable_and_the_same_ones_each_time(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(going_on, "_WHOLE", 32 * 20)  # a sample has 32 bytes
+    monkeypatch.setattr(going_on, "_FEWEST", 1)
+    options = {"journal": tmp_path / "journal.sqlite", "progress": False}
+    evaluate(network(), Samples(), **options)
+    again = [Samples(), Samples()]
+    for data in again:
+        evaluate(network(), data, **options)
+    assert again[0].read == again[1].read
+    spread = [round(199 * place / 19) for place in range(20)]
+    assert sum(again[0].read[start : start + 20] == spread for start in range(len(again[0].read))) == 1
+
+
+def test_a_text_or_an_object_of_a_sample_is_part_of_it():
+    from evalmode.evaluation.identity import sample_digest
+
+    class Box:
+        def __init__(self, corner):
+            self._corner = corner
+
+    class Image:  # as one of PIL: its pixels are in no attribute
+        def __init__(self, level):
+            self.level = np.full((2, 2), level)
+
+        __slots__ = ("level",)
+        __array_interface__ = property(lambda self: self.level.__array_interface__)
+
+    pairs = [
+        ("one", "two"),
+        (Box(1), Box(2)),
+        (Image(3), Image(4)),
+        (np.array(["a", None]), np.array(["b", None])),
+        (np.float32(1), np.float32(2)),
+    ]
+    for one, other in pairs:
+        assert sample_digest({"x": one}) == sample_digest({"x": one}) != sample_digest({"x": other}), one
+
+
+def test_a_parquet_file_is_told_by_its_bytes_and_not_by_when_it_was_written(tmp_path):
+    parquet = pytest.importorskip("pyarrow.parquet")
+    pa = pytest.importorskip("pyarrow")
+    path = tmp_path / "test.parquet"
+    inputs = pa.array(INPUTS.tolist(), pa.list_(pa.float32()))
+
+    def write(targets):
+        parquet.write_table(pa.table({"inputs": inputs, "target": targets.tolist()}), path)
+
+    options = {"journal": tmp_path / "journal.sqlite", "progress": False}
+    write(TARGETS)
+    first = evaluate(network(), path, **options)
+    write(TARGETS)
+    os.utime(path, (0, 0))
+    assert evaluate(network(), path, **options).record == first.record
+    other = TARGETS.clone()
+    other[137] = (other[137] + 1) % 4
+    write(other)
+    with pytest.raises(JournalError, match=r"data: .* in the journal, .* now"):
+        evaluate(network(), path, **options)

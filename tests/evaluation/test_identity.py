@@ -1,6 +1,7 @@
 """What a journal must agree with: its words change with all that changes a figure, and with nothing else."""
 
 import functools
+import logging
 import os
 import subprocess
 import sys
@@ -148,6 +149,40 @@ def test_a_module_in_a_function_is_told_by_its_weights():
         return lambda inputs: model(2 * inputs)
 
     assert described(calling(one)) == described(calling(one)) != described(calling(other))
+
+
+class Hidden:
+    """A metric that holds its setting in what begins with `_`, and logs what it does."""
+
+    __slots__ = ("__least", "_most", "log")
+
+    def __init__(self, most, least):
+        self._most, self.__least, self.log = most, least, logging.getLogger("evalmode.tests")
+
+
+class HiddenInModule(nn.Module):
+    def __init__(self, most):
+        super().__init__()
+        self._most = most
+
+
+def test_an_object_is_told_by_attributes_that_begin_with_an_underscore():
+    settings = {described(Hidden(most, least)) for most in (1, 2) for least in (3, 4)}
+    assert len(settings) == 4
+    assert described(HiddenInModule(1)) == described(HiddenInModule(1)) != described(HiddenInModule(2))
+
+
+def test_what_a_library_counts_and_caches_does_not_tell_an_object_from_itself():
+    hidden = Hidden(1, 2)
+    before = described(hidden)
+    hidden.log.isEnabledFor(logging.DEBUG)  # the logger keeps the answer in `_cache`
+    assert described(hidden) == before
+    classification = pytest.importorskip("torchmetrics.classification")
+    metric = classification.MulticlassAccuracy(4)
+    before = described(metric)
+    metric.forward(torch.eye(4), torch.arange(4))
+    metric.reset()
+    assert described(metric) == before
 
 
 def test_a_metric_is_told_by_all_that_it_does():

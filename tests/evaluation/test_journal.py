@@ -408,8 +408,8 @@ def test_what_is_no_journal_is_refused_and_left_alone(tmp_path):
 def test_a_newer_format_is_refused_with_the_fix(written, tmp_path):
     copy = snapshot(written[0], tmp_path)
     with closing(sqlite3.connect(copy)) as database:
-        database.execute("PRAGMA user_version = 3")
-    with pytest.raises(JournalError, match=r"journal format 3[\s\S]*pip install --upgrade evalmode"):
+        database.execute("PRAGMA user_version = 4")
+    with pytest.raises(JournalError, match=r"journal format 4[\s\S]*pip install --upgrade evalmode"):
         Journal.open(copy, IDENTITY)
 
 
@@ -479,7 +479,7 @@ def test_changed_bytes_are_told_or_change_nothing(tmp_path_factory, written, dat
 @given(st.data())
 def test_every_changed_byte_of_a_chunk_is_told(tmp_path_factory, written, data):
     whole = written[0].read_bytes()
-    start = whole.rindex(b"EMC2")  # the last chunk that was written lies in one piece at a page's end
+    start = whole.rindex(b"EMC3")  # the last chunk that was written lies in one piece at a page's end
 
     def damage(content):
         content[start + data.draw(st.integers(0, 200))] ^= data.draw(st.integers(1, 255))

@@ -23,10 +23,12 @@ class Chunk:
 
     `positions` are the places of the samples in the data, from 0; `bad` are the samples that were left out beside them,
     at `bad_positions`. `confidence` has two numbers for each sample: its largest score where its scores are
-    probabilities, else NaN, and the largest probability where they are logits. The rest is as in `Samples`.
+    probabilities, else NaN, and the largest probability where they are logits. `digests` tell the samples as they were
+    read from others. The rest is as in `Samples`.
 
     Shapes: `positions` and `ids` `(N,)`; `target`, `prediction` `(N, ...)` or None; `scores` `(N, C)` or None;
-    `confidence` `(N, 2)` or None; each of `rows` `(N,)` or `(N, K)`; each of `columns` `(N,)`.
+    `confidence` `(N, 2)` or None; each of `rows` `(N,)` or `(N, K)`;
+    each of `columns` `(N,)`; `digests` `(N,)` or None.
 
     Raises:
         UsageError: an array has another length, or a position is negative, repeated or no whole number.
@@ -47,6 +49,7 @@ class Chunk:
     bad: tuple[BadSampleRecord, ...] = ()
     bad_positions: tuple[int, ...] = ()
     confidence: Values | None = None
+    digests: Values | None = None
 
     def __post_init__(self) -> None:
         positions = self.positions
@@ -86,6 +89,7 @@ class Chunk:
             "prediction": self.prediction,
             "scores": self.scores,
             "confidence": self.confidence,
+            "digests": self.digests,
         }
         return {
             **{name: values for name, values in single.items() if values is not None},

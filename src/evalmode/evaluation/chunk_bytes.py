@@ -25,10 +25,10 @@ from evalmode.evaluation.chunk import Chunk, under
 __all__ = ["packed", "unpacked"]
 
 _HEAD = struct.Struct("<4sI")
-_MAGIC: Final = b"EMC2"
+_MAGIC: Final = b"EMC3"
 _KINDS: Final = "biufcUSmM"
 _DTYPE: Final = re.compile(r"[<>|][biufcUS][1-9]\d{0,8}|[<>][mM]8(\[\d{0,9}[A-Za-zμ]{1,7}\])?")
-_SINGLE: Final = ("target", "prediction", "scores", "confidence")
+_SINGLE: Final = ("target", "prediction", "scores", "confidence", "digests")
 
 
 class _Array(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):

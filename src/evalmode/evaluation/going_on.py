@@ -1,27 +1,68 @@
-"""Going on with a journal: what is run again of it has to give what was recorded."""
+"""Going on with a journal: what is read or run again of it has to give what was recorded."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from evalmode.errors import JournalError
-from evalmode.evaluation.groups import Group
+from evalmode.evaluation.groups import Group, Lost, Sample
+from evalmode.evaluation.identity import sample_bytes, sample_digest
 from evalmode.evaluation.keeping import Keeping
+from evalmode.evaluation.loading import Loading
 from evalmode.evaluation.reading import Reading
 
-__all__ = ["require_same"]
+__all__ = ["SameData", "require_same"]
 
 Values = NDArray[Any]
+_WHOLE = 256 << 20  # bytes of data that are read again before going on,
+_FEWEST = 1024  # and samples where each is large
+
+
+class SameData:
+    """Compares samples that are read again with the digests that the journal holds of them.
+
+    Raises:
+        JournalError: a sample that it is called with is not what was recorded.
+    """
+
+    def __init__(self, keeping: Keeping, name: Callable[[int], str]) -> None:
+        self.journal, self.name, self.digests = keeping.journal, name, keeping.digests()
+
+    def __call__(self, sample: Sample | Lost) -> None:
+        before = self.digests.get(sample.position)
+        if self.journal is None or before is None:
+            return
+        if isinstance(sample, Lost) or sample_digest(sample.value) != before:
+            raise JournalError(
+                f"the journal {str(self.journal.path)!r} is of other data: sample {self.name(sample.position)} "
+                + (sample.reason if isinstance(sample, Lost) else "has another input or target now"),
+                expected="every sample as it was when it was recorded",
+                fix="evaluate that data, name another journal, or delete this one to start again",
+            )
+
+    def over(self, loading: Loading) -> None:
+        """Read samples of a dataset again: all, or where they are more than 256 MB as many of them, evenly spread, and
+        at least 1,024. A stream is compared as it is read."""
+        places = np.array([*self.digests])
+        if loading.source.fetch is None or not places.size:
+            loading.again = self
+            return
+        size = sample_bytes(loading.source.sample(int(places[0])))
+        count = min(max(_WHOLE // max(size, 1), _FEWEST), len(places))
+        spread = np.linspace(0, len(places) - 1, count).round().astype(int)
+        for sample in loading.fetched(places[spread].tolist()):
+            self(sample)
 
 
 def require_same(group: Group, reading: Reading, keeping: Keeping) -> None:
     """Compare a group that was run again, bit for bit, with what the journal holds of its samples.
 
-    Names and digests tell most other models, data and settings from those of the journal; this tells the rest, as far
-    as they show in the first group.
+    Names and digests tell most other models and settings from those of the journal; this tells the rest, as far as
+    they show in the first group.
 
     Raises:
         JournalError: a sample has another target or another value of a metric now.

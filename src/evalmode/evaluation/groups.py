@@ -24,10 +24,11 @@ _TOKENS = {"cpu": 8, "cuda": 32}
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """A sample and its place in the data."""
+    """A sample, its place in the data, and what tells it from another one where that is kept."""
 
     position: int
     value: Any = field(repr=False)
+    digest: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,11 +42,15 @@ class Lost:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """A batch of `size` rows: the samples at `positions`, in that order, and then the same ones again as filling."""
+    """A batch of `size` rows: the samples at `positions`, in that order, and then the same ones again as filling.
+
+    `digests` are those of the samples, empty where none are kept.
+    """
 
     batch: Any = field(repr=False)
     positions: tuple[int, ...]
     size: int
+    digests: tuple[int, ...] = field(repr=False, default=())
 
     def __len__(self) -> int:
         return len(self.positions)
@@ -141,7 +146,8 @@ def _made(held: list[Sample], size: int, source: Source) -> Group:
     batch = source.collate(filled)
     if source.own_collate:
         _require_rows(batch, size)
-    return Group(batch, tuple(sample.position for sample in held), size)
+    digests = tuple(sample.digest for sample in held if sample.digest is not None)
+    return Group(batch, tuple(sample.position for sample in held), size, digests)
 
 
 def _require_rows(batch: Any, size: int) -> None:

@@ -16,17 +16,19 @@ import torch
 from torch import nn
 
 from evalmode.evaluation.batches import loaded_apart
+from evalmode.evaluation.parquet import ParquetRows
 from evalmode.evaluation.source import Source
+from evalmode.observe.attribution import is_installed, is_user_file
 from evalmode.observe.bytecode import code_bytes
 from evalmode.observe.fingerprint import fingerprint
 from evalmode.observe.tree import leaves, tensor_bytes
 from evalmode.predictor.module_backed import ModulePredictor
 from evalmode.predictor.optimized import OptimizedPredictor
 
-__all__ = ["data_identity", "described", "model_identity"]
+__all__ = ["data_identity", "described", "model_identity", "sample_bytes", "sample_digest", "told_whole"]
 
-_READ = 16  # samples of a dataset that tell it from another one; arrays are read whole up to so many bytes:
-_WHOLE = 256 << 20
+_READ = 16  # samples of a dataset that tell it from another one before any is run
+_STEP = 4096  # rows of arrays read at a time
 _PLAIN = (str, bytes, int, float, complex, bool, type(None), range, re.Pattern, torch.dtype, torch.device)
 _DEEPEST = 6  # objects within objects that are looked into
 
@@ -43,18 +45,17 @@ def model_identity(model: Any, module: nn.Module | None) -> dict[str, str]:
 
 
 def data_identity(source: Source) -> str:
-    """The data's length, and a digest of some of its samples, or of all where they are arrays at hand.
+    """The data's length, and a digest of all of it where it is arrays or a file, of some of its samples otherwise.
 
-    A sample that cannot be read takes no part: it is told when its turn comes.
+    The other samples are told by `sample_digest`, each as it is recorded. A sample that cannot be read takes no part:
+    it is told when its turn comes.
     """
     digest = hashlib.sha256()
     if source.rows is not None and source.samples:
-        total = source.samples
-        size = sum(_bytes(leaf) for _, leaf in leaves(source.rows(range(1)))) * total
-        step = 4096
-        starts = range(0, total, step) if size <= _WHOLE else np.linspace(0, total - step, _READ).astype(int).tolist()
-        for start in starts:
-            _update(digest, source.rows(range(max(start, 0), min(max(start, 0) + step, total))))
+        for start in range(0, source.samples, _STEP):
+            _update(digest, source.rows(range(start, min(start + _STEP, source.samples))))
+    elif isinstance(source.dataset, ParquetRows):
+        digest.update(source.dataset.digest())
     elif source.fetch is not None and source.samples:
         places = np.unique(np.linspace(0, source.samples - 1, min(_READ, source.samples)).round().astype(int))
         for place in places.tolist():
@@ -64,6 +65,35 @@ def data_identity(source: Source) -> str:
                 digest.update(f"unreadable {place} {type(error).__name__}".encode())
     known = source.samples if source.samples is not None else "any number of"
     return f"{source.kind}, {known} samples, {digest.hexdigest()[:16]}"
+
+
+def told_whole(source: Source) -> bool:
+    """Whether `data_identity` reads all of the data: its samples then need no digests of their own."""
+    return source.rows is not None or isinstance(source.dataset, ParquetRows)
+
+
+def sample_digest(sample: Any) -> int:
+    """64 bits that tell a sample, its input and its target, from another one.
+
+    Example:
+        >>> sample_digest((torch.zeros(2), 1)) == sample_digest((torch.zeros(2), 1)) != sample_digest(
+        ...     (torch.zeros(2), 2)
+        ... )
+        True
+    """
+    digest = hashlib.sha256()
+    _update(digest, sample)
+    return int.from_bytes(digest.digest()[:8], "little")
+
+
+def sample_bytes(sample: Any) -> int:
+    """About how many bytes a sample has.
+
+    Example:
+        >>> sample_bytes((torch.zeros(100), "cat"))
+        403
+    """
+    return sum(_bytes(leaf) for _, leaf in leaves(sample))
 
 
 def described(value: Any, within: tuple[Any, ...] = ()) -> str:
@@ -116,9 +146,13 @@ def _object(value: Any, within: tuple[Any, ...]) -> str:
     for kind in type(value).__mro__:  # as of a dataclass with slots, each class its own
         slots = vars(kind).get("__slots__", ())
         for name in (slots,) if isinstance(slots, str) else tuple(slots):
-            if hasattr(value, name):
-                held[name] = getattr(value, name)
-    inside = [f"{name}={described(part, within)}" for name, part in sorted(held.items()) if not name.startswith("_")]
+            private = name.startswith("__") and not name.endswith("__")
+            known = f"_{kind.__name__.lstrip('_')}{name}" if private else name
+            if hasattr(value, known) and not name.endswith("__"):
+                held[known] = getattr(value, known)
+    library = _names_in_libraries(type(value))
+    told = (pair for pair in sorted(held.items()) if not pair[0].startswith("_") or pair[0] not in library)
+    inside = [f"{name}={described(part, within)}" for name, part in told]
     if isinstance(value, nn.Module):
         inside.append(fingerprint(value))
     if value.__class__.__module__ == "builtins" or not (inside or held):
@@ -136,6 +170,17 @@ def _code_of_class(kind: type) -> str:
             if isinstance(function, types.FunctionType):
                 digest.update(name.encode() + code_bytes(function.__code__))
     return digest.hexdigest()[:12]
+
+
+def _names_in_libraries(kind: type) -> frozenset[str]:
+    """The names that code of installed packages uses in a class: such attributes with `_` are caches and counters."""
+    found: set[str] = set()
+    for base in kind.__mro__:
+        for part in vars(base).values():
+            code = getattr(getattr(part, "fget", getattr(part, "__func__", part)), "__code__", None)
+            if code is not None and (is_installed(code.co_filename) or not is_user_file(code.co_filename)):
+                found |= _names(code) | {constant for constant in code.co_consts if isinstance(constant, str)}
+    return frozenset(found)
 
 
 def _bound(function: types.FunctionType, within: tuple[object, ...]) -> str:
@@ -165,7 +210,9 @@ def _names(code: types.CodeType) -> set[str]:
 def _bytes(leaf: object) -> int:
     if isinstance(leaf, torch.Tensor):
         return leaf.numel() * leaf.element_size()
-    return leaf.nbytes if isinstance(leaf, np.ndarray) else 64
+    if isinstance(leaf, np.ndarray):
+        return leaf.nbytes
+    return len(leaf) if isinstance(leaf, str | bytes) else 8
 
 
 def _update(digest: Any, tree: Any) -> None:
@@ -175,7 +222,10 @@ def _update(digest: Any, tree: Any) -> None:
             digest.update(f"{leaf.dtype}{tuple(leaf.shape)}".encode() + tensor_bytes(leaf))
         elif isinstance(leaf, np.ndarray) and leaf.dtype.kind != "O":
             digest.update(f"{leaf.dtype}{leaf.shape}".encode() + np.ascontiguousarray(leaf).tobytes())
-        elif isinstance(leaf, str | int | float | bytes | type(None)):
-            digest.update(repr(leaf).encode())
+        elif hasattr(leaf, "__array_interface__") and not isinstance(leaf, np.ndarray):  # a PIL image, a NumPy scalar
+            array = np.asarray(leaf)
+            digest.update(f"{array.dtype}{array.shape}".encode() + array.tobytes())
+        elif isinstance(leaf, np.ndarray):
+            digest.update(described(leaf.tolist()).encode())
         else:
-            digest.update(type(leaf).__name__.encode())
+            digest.update(described(leaf).encode())

@@ -18,7 +18,7 @@ __all__ = ["create", "digest", "identity_digest", "is_there", "opened", "told"]
 
 _MARK: Final = b"SQLite format 3\0"
 _APPLICATION: Final = 0x65766D6A  # "evmj", in the header of the file
-FORMAT_VERSION: Final = 2
+FORMAT_VERSION: Final = 3
 _SCHEMA: Final = (
     "CREATE TABLE chunks (number INTEGER PRIMARY KEY, data BLOB NOT NULL, digest BLOB NOT NULL)",
     "CREATE TABLE identity (number INTEGER PRIMARY KEY, name TEXT NOT NULL, value TEXT NOT NULL)",

@@ -23,7 +23,7 @@ _CHUNK_SECONDS = 1.0  # a kill loses at most about this much work
 _LISTED = 100  # bad samples that are kept by name; all are counted
 
 Values = NDArray[Any]
-Read = tuple[NDArray[np.int64], Values, Reading, Mapping[str, Values]]
+Read = tuple[NDArray[np.int64], Values, Reading, Mapping[str, Values], Values | None]
 
 
 class _Waiting:
@@ -74,10 +74,17 @@ class Keeping:
         """The positions that the journal answers for: of samples that were read, and of those left out."""
         return np.concatenate([self._kept.positions(), np.fromiter(self.bad, np.int64, len(self.bad))])
 
-    def add(self, positions: NDArray[np.int64], ids: Values, reading: Reading, columns: Mapping[str, Values]) -> None:
+    def add(
+        self,
+        positions: NDArray[np.int64],
+        ids: Values,
+        reading: Reading,
+        columns: Mapping[str, Values],
+        digests: Values | None = None,
+    ) -> None:
         """Keep the samples of a reading."""
         waiting = self._waiting
-        waiting.parts.append((positions, ids, reading, columns))
+        waiting.parts.append((positions, ids, reading, columns, digests))
         waiting.samples += len(positions)
         waited = self.journal is not None and time.monotonic() - self._flushed > _CHUNK_SECONDS
         if waiting.samples >= _CHUNK_SAMPLES or waited:
@@ -98,6 +105,7 @@ class Keeping:
             if self.journal is not None:
                 self.journal.append(chunk)
             self._kept.add(part)
+            self.bad.update(waiting.bad)  # where Ctrl-C came between the two
             self._waiting, self._in_chunks = _Waiting(), len(self._kept)
         self._flushed = time.monotonic()
 
@@ -111,6 +119,14 @@ class Keeping:
         wanted = np.isin(places, positions)
         return places[wanted], found.samples().where(wanted)
 
+    def digests(self) -> dict[int, int]:
+        """The digests of the samples in the journal, by position in the order of the data."""
+        found: dict[int, int] = {}
+        for chunk in self.journal.chunks() if self.journal is not None else ():
+            if chunk.digests is not None:
+                found.update(zip(chunk.positions.tolist(), chunk.digests.tolist(), strict=True))
+        return dict(sorted(found.items()))
+
     def result(self) -> Samples:
         """All samples in the order of the data; nothing is kept here afterwards."""
         self.flush()
@@ -122,7 +138,7 @@ class Keeping:
 
 
 def _chunk(parts: list[Read], bad: Mapping[int, BadSampleRecord]) -> Chunk:
-    positions, ids, readings, columns = zip(*parts, strict=True) if parts else ((), (), (), ())
+    positions, ids, readings, columns, digests = zip(*parts, strict=True) if parts else ((), (), (), (), ())
     return Chunk(
         np.concatenate(positions) if positions else np.zeros(0, np.int64),
         _stacked(ids) if ids else np.zeros(0, np.int64),
@@ -137,6 +153,7 @@ def _chunk(parts: list[Read], bad: Mapping[int, BadSampleRecord]) -> Chunk:
         tuple(bad.values()),
         tuple(bad),
         _together([reading.confidence for reading in readings]),
+        _together(list(digests)),
     )
 
 

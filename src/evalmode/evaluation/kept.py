@@ -34,6 +34,8 @@ class Part:
         """The part that `chunk` makes."""
         arrays: dict[str, tuple[Values | None, np.dtype[Any]]] = {}
         for name, values in chunk.arrays().items():
+            if name == "digests":  # they stay in the journal
+                continue
             place = name == "ids" and values.dtype == np.int64 and np.array_equal(values, chunk.positions)
             arrays[name] = (None if place else _narrow(values), values.dtype)
         return cls(_narrow(chunk.positions), arrays)

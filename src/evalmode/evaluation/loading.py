@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import itertools
 import queue
 import threading
@@ -16,6 +17,7 @@ from torch.utils.data import DataLoader
 
 from evalmode.errors import TaskError
 from evalmode.evaluation.groups import Group, Lost, Sample, grouped, largest_group
+from evalmode.evaluation.identity import sample_digest
 from evalmode.evaluation.loader_checks import worker_deaths_told
 from evalmode.evaluation.runs import Runs
 from evalmode.evaluation.source import Source
@@ -34,6 +36,8 @@ class Loading:
 
     `chunk` samples are read at a time, by `workers` processes if there are any; `size` is how many make a group, None
     lets each sample's shape decide. Which chunk, worker or moment a sample was read in changes nothing about its group.
+
+    With `digested` each sample carries a digest. What a stream gives that is done is shown to `again`.
     """
 
     def __init__(
@@ -46,9 +50,11 @@ class Loading:
         done: NDArray[np.int64] | None = None,
         limit: int | None = None,
         workers: int = 0,
+        digested: bool = False,
     ) -> None:
         self.source, self.size, self.chunk, self.device = source, size, chunk, device
-        self.limit, self.workers = limit, workers
+        self.limit, self.workers, self.digested = limit, workers, digested
+        self.again: Callable[[Sample], None] | None = None
         self.done = Runs()
         if done is not None:
             self.done.add(done)
@@ -65,7 +71,8 @@ class Loading:
         return self._grouped()
 
     def _grouped(self) -> Iterator[Group | Lost]:
-        samples = self._streamed() if self.source.stream is not None else self._fetched()
+        samples = self._streamed() if self.source.stream is not None else self.fetched(self._positions())
+        samples = map(_with_digest, samples) if self.digested else samples
         groups = grouped(samples, self.source, self.size, self.device)
         return groups if self.workers else ahead(groups, _AHEAD)
 
@@ -90,8 +97,9 @@ class Loading:
         """Those of the positions that are not done."""
         return positions[~self.done.has(positions)]
 
-    def _fetched(self) -> Iterator[Sample | Lost]:
-        chunks = _chunks(self._positions(), self.chunk)
+    def fetched(self, positions: Iterable[int]) -> Iterator[Sample | Lost]:
+        """The samples at `positions`, done or not."""
+        chunks = _chunks(positions, self.chunk)
         read = _Reading(self.source)
         if not self.workers:
             for places in chunks:
@@ -136,7 +144,13 @@ class Loading:
             failed = 0
             if not self._is_done(position):
                 yield Sample(position, value)
+            elif self.again is not None:
+                self.again(Sample(position, value))
             position += 1
+
+
+def _with_digest(item: Sample | Lost) -> Sample | Lost:
+    return dataclasses.replace(item, digest=sample_digest(item.value)) if isinstance(item, Sample) else item
 
 
 class _Reading:

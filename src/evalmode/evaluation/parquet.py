@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import os
 from collections.abc import Callable, Collection, Iterator
@@ -39,7 +40,7 @@ def parquet_rows(path: Any) -> ParquetRows:
             fix="evalmode.evaluate(model, 'test.parquet')",
         )
     try:
-        return ParquetRows(parquet.ParquetFile(path))
+        return ParquetRows(parquet.ParquetFile(path), path)
     except pa.ArrowInvalid as error:
         raise TaskError(f"{os.fspath(path)!r} is no Parquet file: {error}", expected="a Parquet file") from error
 
@@ -47,12 +48,17 @@ def parquet_rows(path: Any) -> ParquetRows:
 class ParquetRows:
     """A dataset of mappings, a row of the file each: numbers and lists of numbers as tensors, text as it is."""
 
-    def __init__(self, file: Any) -> None:
-        self._file = file
+    def __init__(self, file: Any, path: Any) -> None:
+        self._file, self._path = file, path
         counts = [file.metadata.row_group(number).num_rows for number in range(file.metadata.num_row_groups)]
         self._starts: NDArray[np.int64] = np.cumsum([0, *counts])
         self._held: dict[int, dict[str, Any]] = {}
         self._unread: frozenset[str] = frozenset()
+
+    def digest(self) -> bytes:
+        """SHA-256 of the file's bytes; when it was written takes no part."""
+        with open(self._path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").digest()
 
     def leave_unread(self, split: Callable[[Any], Any], named: Collection[str]) -> None:
         """Leave out columns that would stop a sample, with a missing value or of times, if nobody reads them.

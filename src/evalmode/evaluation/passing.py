@@ -175,12 +175,14 @@ class Pass:
                 self._decide(ran)
             self._read_one_by_one(ran, error)
             return
-        self._keep(np.asarray(ran.group.positions, np.int64), ran.ids, reading, ran.columns)
+        self._keep(ran.group, slice(len(ran.group)), ran.ids, reading, ran.columns)
 
     def _keep(
-        self, positions: NDArray[np.int64], ids: NDArray[Any], reading: Reading, columns: dict[str, NDArray[Any]]
+        self, group: Group, rows: slice, ids: NDArray[Any], reading: Reading, columns: dict[str, NDArray[Any]]
     ) -> None:
-        self.keeping.add(positions, ids, reading, columns)
+        positions = np.asarray(group.positions[rows], np.int64)
+        digests = np.array(group.digests[rows], np.uint64) if group.digests else None
+        self.keeping.add(positions, ids[rows], reading, {name: own[rows] for name, own in columns.items()}, digests)
         self.tracker.add(len(positions), reading)
 
     def _read_one_by_one(self, ran: _Ran, error: EvalmodeError) -> None:
@@ -238,8 +240,7 @@ class Pass:
             named = _of_sample(ids[row], own)
             self._leave_out(group.positions[row], str(ids[row]), named.got, named)
         for row, reading in good:
-            own_columns = {name: values[row : row + 1] for name, values in columns.items()}
-            self._keep(np.asarray(group.positions[row : row + 1], np.int64), ids[row : row + 1], reading, own_columns)
+            self._keep(group, slice(row, row + 1), ids, reading, columns)
 
     def _lost(self, lost: Lost) -> None:
         if lost.position < 0:

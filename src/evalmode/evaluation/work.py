@@ -27,9 +27,9 @@ from evalmode.evaluation.figures import (
     records_of,
     worst_samples,
 )
-from evalmode.evaluation.going_on import require_same
+from evalmode.evaluation.going_on import SameData, require_same
 from evalmode.evaluation.groups import Group, Lost
-from evalmode.evaluation.identity import data_identity, described, model_identity
+from evalmode.evaluation.identity import data_identity, described, model_identity, told_whole
 from evalmode.evaluation.journal import Journal
 from evalmode.evaluation.keeping import Keeping
 from evalmode.evaluation.labels import GROUPS, Labels, inputs_named
@@ -133,12 +133,14 @@ class Work:
     def _pass(self, work: Pass, loading: _AsTheyCome | Loading, source: Source | None) -> None:
         keeping = work.keeping
         try:
-            if keeping.samples and source is not None:  # what the first group decides is not in the journal
+            if keeping.samples and source is not None and isinstance(loading, Loading):
+                # what the first group decides is not in the journal
                 first = next((item for item in self._loading(source, None) if isinstance(item, Group)), None)
                 if first is not None:
                     reading = work.look(first)
                     if reading is not None and self.runner.exact:
                         require_same(first, reading, keeping)
+                SameData(keeping, self.labels.name).over(loading)
             work.over(loading)
             keeping.flush()
             if source is not None and source.samples is None and self.options.most is None:
@@ -190,6 +192,7 @@ class Work:
             done=None if keeping is None else keeping.done(),
             limit=options.most,
             workers=0 if source.stream is not None else options.workers,
+            digested=options.journal is not None and not told_whole(source),
         )
 
     def _identity(self, source: Source | None) -> dict[str, str]:
