@@ -18,7 +18,7 @@ from torch import nn
 
 import evalmode
 from evalmode.backends.backend import Backend
-from evalmode.certificate import Certificate, Environment, EvaluationRecord, MetricRecord, SliceRecord
+from evalmode.certificate import BadSampleRecord, Certificate, Environment, EvaluationRecord, MetricRecord, SliceRecord
 from evalmode.certification.differences import differences
 from evalmode.certification.retested import Outcome, Retested
 from evalmode.clause import Verdict
@@ -222,6 +222,8 @@ def test_everything_that_the_same_evaluation_gives_is_compared_on_the_same_machi
         "slices": {"slices": (SliceRecord(by="class", name="0", samples=14),)},
         "skipped": {"skipped": 3},
         "worst": {"worst": ()},
+        "notes": {"notes": (*made.evaluation.notes, "3 samples were read twice")},
+        "bad": {"bad": (BadSampleRecord(id="7", reason="cannot be decoded"),)},
     }
     for name, values in edits.items():
         edited = changed(made, evaluation=msgspec.structs.replace(made.evaluation, **values))
@@ -230,6 +232,23 @@ def test_everything_that_the_same_evaluation_gives_is_compared_on_the_same_machi
     counted = with_metric(made, "accuracy", count=40)
     told = evalmode.Verification(counted, made, differences(counted, made))
     assert outcome(told, "accuracy").outcome is Outcome.DIFFERS and "count 40, here " in str(told)
+
+
+def test_metrics_of_ones_own_are_not_recomputed_from_bare_data_and_that_is_said() -> None:
+    def close(outputs: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        return (outputs.argmax(1) - target).abs() <= 1
+
+    model = small()
+    task = Task(model=model, test_data=pairs(), metrics=["accuracy", close])
+    certificate = evalmode.certify(task, budget_s=0)
+    bare = evalmode.verify(certificate, model, pairs())
+    found = outcome(bare, "close")
+    assert found.outcome is Outcome.UNTESTED and "not recomputed: the data came without metrics" in found.detail
+    assert outcome(bare, "accuracy").outcome is Outcome.SAME
+    assert bare.ok and "log loss" not in {result.name for result in bare.results}
+    assert outcome(evalmode.verify(certificate, task), "close").outcome is Outcome.SAME
+    forged = with_metric(certificate, "close", value=0.0)
+    assert not evalmode.verify(forged, task).ok
 
 
 def test_a_figure_that_is_no_number_is_the_same_again(made: Certificate) -> None:

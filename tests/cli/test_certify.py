@@ -63,6 +63,20 @@ def test_no_artifact_of_an_earlier_run_stays_beside_a_new_certificate(task_folde
     assert Path("out/model.evalmode").read_text(encoding="utf-8") == "notes"
 
 
+def test_no_report_of_an_earlier_run_stays_where_none_can_be_drawn(task_folder, capsys, monkeypatch):
+    command = ["certify", "task.py", "--budget", "0", "--limit", "8"]
+    assert main(command) == 0
+    assert Path("report.html").is_file()
+    monkeypatch.setitem(sys.modules, "jinja2", None)
+    assert main(command) == 0
+    assert not Path("report.html").exists()
+    said = capsys.readouterr().err
+    assert "no report.html: " in said and "removed report.html: it was of an earlier run" in said
+    Path("report.html").write_text("<html>my own</html>", encoding="utf-8")
+    assert main(command) == 0
+    assert Path("report.html").read_text(encoding="utf-8") == "<html>my own</html>"
+
+
 def test_json_is_exactly_the_certificate(task_folder, capfdbinary):
     assert main(["certify", "task.py", "--format", "json", "--out", "here"]) == 0
     assert capfdbinary.readouterr().out == Path("here/certificate.json").read_bytes()

@@ -32,8 +32,10 @@ _SAME, _DIFFERS, _UNTESTED = Outcome.SAME, Outcome.DIFFERS, Outcome.UNTESTED
 _MACHINE = ("torch", "device", "processor", "cores", "threads", "platform")
 """What decides the bits of an answer; the versions of Python and of evalmode do not."""
 _ROUNDING = 1e-9
-DETAILS = ("skipped", "slices", "confusion", "calibration", "worst")
+DETAILS = ("skipped", "bad", "slices", "confusion", "calibration", "worst", "notes")
 """What an evaluation gives beside its figures."""
+_OF_METRICS = ("slices", "worst", "notes")
+"""Those of them that metrics decide."""
 
 
 def differences(
@@ -44,11 +46,12 @@ def differences(
     no_clauses: str = "",
     no_plan: str = "",
     no_figures: str = "",
+    no_metrics: str = "",
 ) -> tuple[Retested, ...]:
     """What `then` says, beside what the same tests gave `here`.
 
     `plan` is what is known of the plan, where that is not in the record of a search. `no_clauses`, `no_plan` and
-    `no_figures` say why those parts are missing from `here`, where they are.
+    `no_figures` say why those parts are missing from `here`, where they are; `no_metrics` says so of single figures.
 
     Example:
         >>> from evalmode.certificate import Environment, ModelRecord
@@ -65,7 +68,7 @@ def differences(
         *_environment(then.environment, here.environment),
         *_contract(then, here, no_clauses),
         *(_plan(then.optimization, here.optimization, no_plan) if plan is None else plan),
-        *_test_set(then, here, no_figures),
+        *_test_set(then, here, no_figures, no_metrics),
     )
 
 
@@ -164,7 +167,7 @@ def _why(plan: PlanRecord) -> str:
     return plan.reason or plan.outcome
 
 
-def _test_set(then: Certificate, here: Certificate, missing: str) -> Iterable[Retested]:
+def _test_set(then: Certificate, here: Certificate, missing: str, no_metrics: str) -> Iterable[Retested]:
     before, now = then.evaluation, here.evaluation
     if before is None:
         return
@@ -175,11 +178,12 @@ def _test_set(then: Certificate, here: Certificate, missing: str) -> Iterable[Re
         return
     yield _samples(before, now)
     apart = _why_not_bitwise(then, here, before, now)
-    yield from _figures(before, now, apart)
+    gone = no_metrics if {*names} - {metric.name for metric in now.metrics} else ""
+    yield from _figures(before, now, apart, gone)
     if before.same_answers is not None:
         yield _same_answers(before, now, apart)
     for name, kept, made in _details(before, now):
-        yield _detail(name, kept, made, apart)
+        yield _detail(name, kept, made, apart, gone if name in _OF_METRICS else "")
 
 
 def _samples(before: EvaluationRecord, now: EvaluationRecord) -> Retested:
@@ -205,16 +209,23 @@ def _why_not_bitwise(then: Certificate, here: Certificate, before: EvaluationRec
     return ""
 
 
-def _figures(before: EvaluationRecord, now: EvaluationRecord, apart: str) -> Iterable[Retested]:
-    """Every figure that either of the two has."""
+def _figures(before: EvaluationRecord, now: EvaluationRecord, apart: str, gone: str) -> Iterable[Retested]:
+    """Every figure that either of the two has; `gone` says why those of then were not computed here, if they were not.
+
+    Those that were inferred here in their place are nobody's claim.
+    """
     found = {metric.name: metric for metric in now.metrics}
     for metric in before.metrics:
         if metric.name in found:
             yield _figure(metric, found.pop(metric.name), apart)
+        elif gone:
+            yield Retested(
+                "test set", metric.name, _UNTESTED, f"{_number(metric, metric.value)}, not recomputed: {gone}"
+            )
         else:
             detail = f"{_number(metric, metric.value)}, here no such figure: other metrics than then, or another name"
             yield Retested("test set", metric.name, _DIFFERS, detail)
-    for name, metric in found.items():
+    for name, metric in ({} if gone else found).items():
         detail = f"not in the certificate, here {_number(metric, metric.value)}"
         yield Retested("test set", name, _DIFFERS, detail)
 
@@ -274,9 +285,11 @@ def _details(before: EvaluationRecord, now: EvaluationRecord) -> Iterable[tuple[
             yield name, kept, made
 
 
-def _detail(name: str, kept: object, made: object, apart: str) -> Retested:
+def _detail(name: str, kept: object, made: object, apart: str, gone: str) -> Retested:
     if msgspec.json.encode(kept) == msgspec.json.encode(made):
         return Retested("test set", name, _SAME)
+    if gone:
+        return Retested("test set", name, _UNTESTED, f"other metrics than then: {gone}")
     if not kept or not made:
         return Retested("test set", name, _DIFFERS, f"{_size(kept)}, here {_size(made)}")
     if apart:

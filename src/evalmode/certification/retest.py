@@ -37,6 +37,7 @@ __all__ = ["verify"]
 
 _USUAL_BATCH = 64
 _NO_DATA = "no data was given: verify(certificate, model, data)"
+_NO_METRICS = "the data came without metrics; those of an evalmode.Task(..., metrics=...) are used"
 Source = str | os.PathLike[str]
 
 
@@ -56,6 +57,7 @@ def verify(
     The model's weights, the environment, every clause (as much is tried, and the same is allowed, as then), the plan,
     and the figures of the test set. Verdicts have to be equal. Figures have to have the same bits where the same plan
     runs on the same machine; elsewhere they have to lie within the intervals that are computed here, and that is said.
+    Metrics of your own cannot be read out of a certificate: give a `Task` that has them.
 
     Parameters:
         certificate: a certificate, its JSON file, or an artifact that carries one.
@@ -200,7 +202,8 @@ def _of_model(
         fast.close()
     why = "a budget of 0 seconds leaves the search for a plan out" if searched else "the certificate names no plan"
     here = _ignoring_as_then(then, here)
-    return here, differences(then, here, no_clauses=why, no_plan=why, no_figures=_NO_DATA)
+    no_metrics = _NO_METRICS if task.metrics is None else ""
+    return here, differences(then, here, no_clauses=why, no_plan=why, no_figures=_NO_DATA, no_metrics=no_metrics)
 
 
 def _of_artifact(
@@ -216,7 +219,10 @@ def _of_artifact(
             loaded.predictor.close()
     why = loaded.reason or NO_MODEL
     no_figures = loaded.reason or ("" if task is not None else _NO_DATA)
-    return here, differences(then, here, plan=loaded.results, no_clauses=why, no_figures=no_figures)
+    no_metrics = _NO_METRICS if task is None or task.metrics is None else ""
+    return here, differences(
+        then, here, plan=loaded.results, no_clauses=why, no_figures=no_figures, no_metrics=no_metrics
+    )
 
 
 def _inputs(then: Certificate, task: Task, batch: Any) -> Any:

@@ -18,10 +18,13 @@ from evalmode.cli.options import (
     ProbesOption,
     SelectOption,
     WeightsOption,
+    begins_as_artifact,
     settings_for,
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from evalmode.certificate import Certificate
     from evalmode.predictor.optimized import OptimizedPredictor
 
@@ -72,6 +75,7 @@ def certify_task(
 ) -> None:
     """Check a model, find its fastest plan, evaluate its test data, and write a certificate and a report."""
     from evalmode.cli.printing import Progress, move_model, print_certificate, users_code, writable_folder
+    from evalmode.cli.result_files import is_report
     from evalmode.fresh_process import load_seeded
     from evalmode.terminal import certificate_text
 
@@ -108,9 +112,12 @@ def certify_task(
             fast.attach(certificate)
             written = _model_step(fast, folder / "model.evalmode")
         if not written:
-            _remove_earlier(folder / "model.evalmode")
+            _remove_earlier(folder / "model.evalmode", begins_as_artifact)
         steps += written
-        steps += _report_step(certificate, folder / "report.html")
+        drawn = _report_step(certificate, folder / "report.html")
+        if not drawn:
+            _remove_earlier(folder / "report.html", is_report)
+        steps += drawn
     steps += _next_steps(certificate, reference)
     print_certificate(certificate, output_format, lambda made: certificate_text(made, next_steps=steps))
     raise typer.Exit(0 if certificate.ok else 1)
@@ -131,15 +138,14 @@ def _model_step(fast: OptimizedPredictor, path: Path) -> list[tuple[str, str]]:
     return [("model", f"{saved}   machine code: loads with --allow-native" if native else saved)]
 
 
-def _remove_earlier(path: Path) -> None:
-    """The artifact of an earlier run would pass for the one of the certificate that now lies beside it."""
-    from evalmode.cli.options import begins_as_artifact
+def _remove_earlier(path: Path, is_ours: Callable[[Path], bool]) -> None:
+    """An artifact or a report of an earlier run would pass for that of the certificate that now lies beside it."""
     from evalmode.cli.printing import say
 
     if not path.is_file():
         return
     try:
-        if not begins_as_artifact(path):
+        if not is_ours(path):
             return
         path.unlink()
     except OSError as error:

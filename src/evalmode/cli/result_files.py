@@ -12,7 +12,9 @@ from evalmode.errors import UsageError
 if TYPE_CHECKING:
     from evalmode.certificate import Certificate, Environment, EvaluationRecord, ModelRecord
 
-__all__ = ["ReadEvaluation", "read_result", "read_results", "refuse_predictions"]
+__all__ = ["ReadEvaluation", "is_report", "read_result", "read_results", "refuse_predictions"]
+
+_REPORT = b'<meta name="generator" content="evalmode">'
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,12 @@ class ReadEvaluation:
     environment: Environment | None
     subject: str
     source: str = ""
+
+
+def is_report(path: Path) -> bool:
+    """Whether the file begins as `report.html` does."""
+    with path.open("rb") as file:
+        return _REPORT in file.read(1000)
 
 
 def read_results(files: Sequence[Path], what: str) -> tuple[Certificate | None, list[ReadEvaluation]]:
