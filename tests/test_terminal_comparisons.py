@@ -17,7 +17,7 @@ ESCAPE = re.compile(r"\x1b\[[0-9;]*m")
 EFFECTS = (
     EffectLine(
         "accuracy", (0, 1), (0.652, 0.713), 0.061, 0.035, 0.085, 0.00003, "better", "McNemar's exact test",
-        "margin 1 point: not inferior (p 0.0001); equivalence not shown", proportion=True,
+        proportion=True, margin=0.01, equivalent=False, equivalence_p=1.0, non_inferior=True, non_inferiority_p=0.0001,
     ),
     EffectLine("log loss", (0, 1), (0.7912, 0.6871), -0.1041, -0.128, -0.08, 0.00002, "better"),
     EffectLine("accuracy", (0, 2), (0.652, 0.652), 0.0, -0.012, 0.012, 1.0, "no difference shown", proportion=True),
@@ -98,8 +98,12 @@ effects = st.builds(
     p_value=st.none() | st.floats(0, 1),
     verdict=st.sampled_from(["better", "worse", "different", "no difference shown", "not tested"]),
     method=words,
-    within=words,
     proportion=st.booleans(),
+    margin=st.none() | st.floats(1e-300, 1e300),
+    equivalent=st.none() | st.booleans(),
+    equivalence_p=st.none() | st.floats(0, 1),
+    non_inferior=st.none() | st.booleans(),
+    non_inferiority_p=st.none() | st.floats(0, 1),
 )
 flips = st.builds(
     FlipLine,

@@ -221,6 +221,29 @@ def test_a_margin_tells_equivalent_from_not_inferior_and_from_unknown() -> None:
         assert f"margin 0.1: {word}" in str(shown) or f"margin 0.001: {word}" in str(shown)
 
 
+@pytest.mark.parametrize("groups", [None, np.arange(20) // 2])
+def test_equal_values_are_equivalent_within_any_margin_and_one_sample_shows_nothing(groups: Any) -> None:
+    base = np.linspace(0.1, 2.0, 20)
+    shown = evalmode.compare(losses(base), losses(base), margin=1e-9, groups=groups)
+    same = shown["log loss"]
+    assert (same.effect, same.equivalent, same.non_inferior) == (0.0, True, True)
+    assert "margin 1e-09: equivalent (p <0.0001)" in str(shown)
+    alone = evalmode.compare(losses(base[:1]), losses(base[:1]), margin=0.1)
+    assert alone["log loss"].equivalent is None and "margin 0.1: not tested" in str(alone)
+    endless = np.full(20, np.inf)
+    assert evalmode.compare(losses(endless), losses(endless), margin=0.1)["log loss"].equivalent is None
+
+
+def test_a_margin_of_r_squared_is_named_in_plain_letters() -> None:
+    from evalmode.measure.r_squared import R_SQUARED
+
+    generator = np.random.default_rng(0)
+    rows = np.stack([generator.normal(size=30), generator.normal(size=30)], 1)
+    one = result({R_SQUARED: rows})
+    for name in ("R2", "r2", "R²"):
+        assert evalmode.compare(one, one, margin={name: 0.1}, metric=name)["R²"].margin == 0.1
+
+
 def test_margins_by_name_and_in_any_spelling() -> None:
     rng = np.random.default_rng(5)
     rows = {ACCURACY: rng.random(60) < 0.5, LOSS: rng.random(60)}

@@ -20,12 +20,12 @@ from evalmode.evaluation.effects import (
     flipped_by,
     margin_of,
     plain,
-    within_margin,
 )
 from evalmode.evaluation.matching import matched, shared_metrics
 from evalmode.evaluation.result import Evaluation
 from evalmode.evaluation.samples import Samples
 from evalmode.evaluation.symmetric import symmetric_paired
+from evalmode.measure.catalog import plain_name
 from evalmode.measure.metric import Aggregate, Metric
 
 __all__ = ["Comparison", "compare"]
@@ -106,8 +106,12 @@ class Comparison:
                 p_value=effect.adjusted,
                 verdict=str(effect.outcome),
                 method=effect.method,
-                within=within_margin(effect),
                 proportion=effect.proportion,
+                margin=effect.margin,
+                equivalent=effect.equivalent,
+                equivalence_p=effect.equivalence_p,
+                non_inferior=effect.non_inferior,
+                non_inferiority_p=effect.non_inferiority_p,
             )
             lines.append(line)
             if effect.flipped is not None:
@@ -298,11 +302,11 @@ def _listed(metric: str | Metric | Sequence[str | Metric] | None) -> list[str | 
 def _by_shared_name(
     margin: float | Mapping[str, float] | None, metrics: Sequence[str]
 ) -> float | Mapping[str, float] | None:
-    """The margins under the names that the results use: `log_loss` is `log loss`."""
+    """The margins under the names that the results use: `log_loss` is `log loss`, `R2` is `R²`."""
     if not isinstance(margin, Mapping):
         return margin
-    known = {name.lower(): name for name in metrics}
-    return {known.get(str(name).lower().replace("_", " ").replace("-", " "), name): v for name, v in margin.items()}
+    known = {plain_name(name): name for name in metrics}
+    return {known.get(plain_name(str(name)), name): value for name, value in margin.items()}
 
 
 def _clusters(groups: str | NDArray[Any] | None, samples: Samples) -> NDArray[Any] | None:

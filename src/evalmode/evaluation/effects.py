@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from evalmode.errors import UsageError
 from evalmode.measure.paired import holm
 
-__all__ = ["Effect", "Flipped", "Outcome", "adjusted", "flipped_by", "margin_of", "plain", "within_margin"]
+__all__ = ["Effect", "Flipped", "Outcome", "adjusted", "flipped_by", "margin_of", "plain"]
 
 
 class Outcome(enum.StrEnum):
@@ -164,21 +164,6 @@ def _outcome(effect: Effect, chance: float | None, level: float) -> Outcome:
     if effect.higher_is_better is None:
         return Outcome.DIFFERENT
     return Outcome.BETTER if (effect.effect > 0) is effect.higher_is_better else Outcome.WORSE
-
-
-def within_margin(effect: Effect) -> str:
-    """In words what was found about the margin; empty where there is none."""
-    if effect.margin is None:
-        return ""
-    points = 100 * effect.margin
-    size = f"{effect.margin:g}" if not effect.proportion else f"{points:g} point{'s' if points != 1 else ''}"
-    if effect.equivalent is None and effect.non_inferior is None:
-        return f"margin {size}: not tested"
-    if effect.equivalent:
-        return f"margin {size}: equivalent (p {effect.equivalence_p:.3g})"
-    if effect.non_inferior:
-        return f"margin {size}: not inferior (p {effect.non_inferiority_p:.3g}); equivalence not shown"
-    return f"margin {size}: neither equivalence nor non-inferiority shown"
 
 
 def plain(effect: Effect) -> dict[str, Any]:

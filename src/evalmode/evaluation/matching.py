@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from evalmode.errors import ComparisonError
 from evalmode.evaluation.result import Evaluation
 from evalmode.evaluation.samples import Samples
+from evalmode.measure.catalog import plain_name
 
 __all__ = ["matched", "shared_metrics"]
 
@@ -64,14 +65,14 @@ def shared_metrics(results: Mapping[str, Evaluation], wanted: Sequence[str] | No
     chosen = []
     for given in wanted:
         for label, names in kept.items():
-            plain = {_plain(name): name for name in names}
-            if _plain(given) not in plain:
+            known = {plain_name(name): name for name in names}
+            if plain_name(given) not in known:
                 raise ComparisonError(
                     f"{label} has kept no metric {given!r} of its samples",
                     expected=f"one of {_listed(names)}",
                     fix=f"evaluate it with metrics=[{given!r}]",
                 )
-        chosen.append({_plain(name): name for name in next(iter(kept.values()))}[_plain(given)])
+        chosen.append({plain_name(name): name for name in next(iter(kept.values()))}[plain_name(given)])
     return tuple(dict.fromkeys(chosen))
 
 
@@ -162,7 +163,3 @@ def _ids(ids: NDArray[Any]) -> str:
 
 def _listed(names: Sequence[str]) -> str:
     return ", ".join(map(repr, names)) or "none"
-
-
-def _plain(name: str) -> str:
-    return name.strip().lower().replace("_", " ").replace("-", " ").replace("\u00b2", "2")

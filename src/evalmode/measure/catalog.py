@@ -46,7 +46,7 @@ from evalmode.measure.token_accuracy import TOKEN_ACCURACY
 from evalmode.measure.token_loss import TOKEN_LOSS
 from evalmode.measure.top_k_accuracy import TOP_5_ACCURACY, top_k_accuracy
 
-__all__ = ["METRICS", "is_listed", "metric_named"]
+__all__ = ["METRICS", "is_listed", "metric_named", "plain_name"]
 
 METRICS = MappingProxyType(
     {
@@ -113,8 +113,8 @@ def metric_named(name: str) -> Metric:
         >>> metric_named("log_loss").name, metric_named("top 3 accuracy").name
         ('log loss', 'top 3 accuracy')
     """
-    plain = _plain(name)
-    known = {_plain(metric): metric for metric in METRICS}
+    plain = plain_name(name)
+    known = {plain_name(metric): metric for metric in METRICS}
     if plain in known:
         return METRICS[known[plain]]
     for pattern, make in NUMBERED:
@@ -145,5 +145,11 @@ def is_listed(name: str) -> bool:
     return True
 
 
-def _plain(name: str) -> str:
+def plain_name(name: str) -> str:
+    """A metric's name as it is looked up by: case, hyphens, underscores and raised digits do not count.
+
+    Example:
+        >>> plain_name("Log_Loss"), plain_name("R\u00b2")
+        ('log loss', 'r2')
+    """
     return " ".join(name.lower().replace("_", " ").replace("-", " ").replace("\u00b2", "2").split())

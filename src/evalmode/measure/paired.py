@@ -71,7 +71,8 @@ def paired(
     """What the same samples say of two results.
 
     Decisions are tested by McNemar's exact test, and their interval is Tango's score interval; anything else, and
-    whatever has `clusters`, is resampled in pairs. Equivalence is two one-sided tests (TOST).
+    whatever has `clusters`, is resampled in pairs. Equivalence is two one-sided tests (TOST). Values that are the same
+    on every sample, of at least two, leave nothing to resample: they are equivalent within any margin.
 
     Shapes: rows `(N,)` or `(N, K)` as `metric.per_sample` gives them, of the same samples in the same order; clusters
     `(N,)`, the group of each sample. Units: `margin` is in those of the metric.
@@ -104,8 +105,8 @@ def paired(
         p_value, test = mcnemar(*only), "McNemar, exact"
     else:
         found = _resampled(metric, rows_a, rows_b, clusters)
-    interval = _interval(found, confidence)
-    if not test and bool((rows_a == rows_b).all()):
+    interval, same = _interval(found, confidence), bool((rows_a == rows_b).all())
+    if not test and same:
         p_value, test = 1.0, "both give the same value on every sample"
     elif not test and not isinstance(found, str):
         tail = found.tail(0.0)
@@ -126,7 +127,7 @@ def paired(
         margin=margin,
         only_a=None if only is None else only[0],
         only_b=None if only is None else only[1],
-        **_claims(found, margin, confidence, metric.higher_is_better),
+        **_claims(found, margin, confidence, metric.higher_is_better, same=same and effect == 0 and len(rows_a) > 1),
     )
 
 
@@ -252,11 +253,17 @@ def _interval(found: Uncertainty | PairedProportions | str, confidence: float) -
 
 
 def _claims(
-    found: Uncertainty | PairedProportions | str, margin: float | None, confidence: float, better: bool | None
+    found: Uncertainty | PairedProportions | str,
+    margin: float | None,
+    confidence: float,
+    better: bool | None,
+    *,
+    same: bool,
 ) -> dict[str, Any]:
-    if margin is None or isinstance(found, str):
+    """Where all values are the `same`, there is nothing to resample: the difference is 0, and within any margin."""
+    if margin is None or (isinstance(found, str) and not same):
         return {}
-    below, above = found.tail(-margin), 1 - found.tail(margin)
+    below, above = (0.0, 0.0) if isinstance(found, str) else (found.tail(-margin), 1 - found.tail(margin))
     worse = None if better is None else below if better else above
     return {
         "equivalence_p": max(below, above),

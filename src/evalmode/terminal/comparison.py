@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -19,10 +18,6 @@ _STYLES = {"better": "green", "worse": "bold red", "different": "yellow"}
 _WIDTHS = (10, 10, 10, 20, 9)  # the first model, the other, their difference, its interval, p
 _NAME = 21
 _DETAIL = 4
-_TOLERATED = re.compile(r"margin (.+?): (?:equivalent|not inferior)\b")
-_SMALL = re.compile(r"\(p (\d+(?:\.\d+)?(?:e-\d+)?)\)")
-
-
 _TURNED = {True: ("now right", "now wrong"), False: ("now wrong", "now right"), None: ("now true", "now false")}
 
 
@@ -30,8 +25,9 @@ _TURNED = {True: ("now right", "now wrong"), False: ("now wrong", "now right"), 
 class EffectLine:
     """One metric of two models: `models` are their places, `values` theirs, `effect` the second minus the first.
 
-    `verdict` is `better`, `worse`, `different`, `no difference shown` or `not tested`; `within` says what was found
-    about a margin. Proportions are shown in percent, and their differences in points.
+    `verdict` is `better`, `worse`, `different`, `no difference shown` or `not tested`. With a `margin`, `equivalent`
+    and `non_inferior` say what was found about it, with their p; None is: not tested. Proportions are shown in percent,
+    and their differences and margins in points.
     """
 
     metric: str
@@ -43,8 +39,35 @@ class EffectLine:
     p_value: float | None
     verdict: str
     method: str = ""
-    within: str = ""
     proportion: bool = False
+    margin: float | None = None
+    equivalent: bool | None = None
+    equivalence_p: float | None = None
+    non_inferior: bool | None = None
+    non_inferiority_p: float | None = None
+
+    @property
+    def tolerance(self) -> str:
+        """The margin with its unit."""
+        if self.margin is None:
+            return ""
+        points = f"{100 * self.margin:g}"
+        return f"{self.margin:g}" if not self.proportion else f"{points} point{'s' if points != '1' else ''}"
+
+    @property
+    def within(self) -> str:
+        """In words what was found about the margin; empty where there is none."""
+        if self.margin is None:
+            return ""
+        if self.equivalent is None and self.non_inferior is None:
+            found = "not tested"
+        elif self.equivalent:
+            found = f"equivalent{_small(self.equivalence_p)}"
+        elif self.non_inferior:
+            found = f"not inferior{_small(self.non_inferiority_p)}; equivalence not shown"
+        else:
+            found = "neither equivalence nor non-inferiority shown"
+        return f"margin {self.tolerance}: {found}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,8 +160,7 @@ def _table(
         else:
             told = zip(names, cells, strict=True)
             lines += entry(Text(f"  {name}"), shape.width, [f"{label} {cell}" for label, cell in told if cell], shape)
-        within = _SMALL.sub(lambda found: "(p <0.0001)" if float(found[1]) < 0.0001 else found[0], effect.within)
-        details = [effect.method if effect.p_value is None or effect.low is None else "", within]
+        details = [effect.method if effect.p_value is None or effect.low is None else "", effect.within]
         for detail in filter(None, details):
             lines += entry(Text(), _DETAIL, detail, shape, style="dim")
     return lines
@@ -174,6 +196,12 @@ def _chance(p_value: float | None) -> str:
     return f"{p_value:.3f}" if p_value >= 0.001 else f"{p_value:.4f}"
 
 
+def _small(p_value: float | None) -> str:
+    if p_value is None:
+        return ""
+    return " (p <0.0001)" if p_value < 0.0001 else f" (p {p_value:.3g})"
+
+
 def _flip_lines(flip: FlipLine, shape: Look) -> list[Text]:
     first, second = map(_letter, flip.models)
     lines: list[Text] = []
@@ -192,8 +220,8 @@ def _closing(effects: Sequence[EffectLine], pair: tuple[int, int], right: str, s
     """One word for the model, and the metrics that it is about."""
     by_verdict: dict[str, list[str]] = {}
     for effect in effects:
-        tolerated = _TOLERATED.match(effect.within) if effect.verdict == "worse" else None
-        verdict = f"worse, within the margin of {one_line(tolerated[1], shape)}" if tolerated else effect.verdict
+        tolerated = effect.verdict == "worse" and (effect.equivalent or effect.non_inferior)
+        verdict = f"worse, within the margin of {effect.tolerance}" if tolerated else effect.verdict
         by_verdict.setdefault(verdict, []).append(one_line(effect.metric, shape))
     within = [verdict for verdict in by_verdict if verdict.startswith("worse, ")]
     word = next((verdict for verdict in ("worse", *within, "better", "different") if verdict in by_verdict), "")
