@@ -120,6 +120,21 @@ def test_a_point_tells_its_figures_to_the_mouse_and_to_the_keyboard(show, plot):
     assert page.locator(f"{plot} .point.lit").count() == 1
 
 
+def test_on_a_narrow_phone_small_tables_fit_and_wide_ones_scroll_in_their_own_box_with_the_row_in_sight(show):
+    page = show("kept", {"width": 375, "height": 812})
+    over = page.evaluate(
+        """() => Object.fromEntries([...document.querySelectorAll('.scroll')].filter(box => box.offsetParent)
+           .map(box => [box.getAttribute('aria-labelledby'), box.scrollWidth - box.clientWidth]))"""
+    )
+    assert over["bins-caption-1"] == over["frequent-caption-1"] == 0
+    assert min(over["plans-caption"], over["slices-caption-1"]) > 0
+    for name in ("plans-caption", "metrics-caption-1", "slices-caption-1"):
+        box = page.locator(f"[aria-labelledby={name}]")
+        box.evaluate("box => { box.scrollLeft = 1000 }")
+        head = box.locator("tbody th").first.bounding_box()
+        assert abs(head["x"] - box.bounding_box()["x"]) < 3
+
+
 def test_a_finger_on_a_phone_gets_the_same(show):
     page = show("kept", PHONE, has_touch=True, is_mobile=True)
     point = page.locator("#plans .plot .point").first

@@ -170,13 +170,39 @@ def test_every_figure_of_the_evaluation_is_there(page, evaluation):
 
 def test_several_evaluations_are_told_apart(certificate, evaluation):
     class Result:
-        record = evaluation
+        record = msgspec.structs.replace(evaluation, batch_size=32)
         subject = "candidate.py"
 
-    words = Seen(report_html(certificate, [Result(), evaluation])).words
+    other = msgspec.structs.replace(evaluation, batch_size=16)
+    words = Seen(report_html(certificate, [Result(), other])).words
     assert "Test set 1 openvino" in words
     assert "Test set 2 candidate.py, openvino" in words
     assert "Test set 3" in words
+
+
+def test_an_evaluation_that_is_there_already_is_shown_once(certificate, evaluation):
+    import dataclasses
+
+    @dataclasses.dataclass
+    class Given:
+        record: object
+        model: object
+        subject: str = "digits"
+        source: str = "kept.parquet"
+
+    again = msgspec.structs.replace(evaluation, seconds=9.0, same_answers=None)
+    same = [again, Given(again, certificate.model), again]
+    assert report_html(certificate, same).count('id="test-title-') == 1
+    assert report_html(None, same[:1] * 3).count('id="test-title-') == 1
+    other = msgspec.structs.replace(certificate.model, fingerprint="77" * 32)
+    assert report_html(certificate, [Given(again, other)]).count('id="test-title-') == 2
+    assert report_html(certificate, [msgspec.structs.replace(again, plan="")]).count('id="test-title-') == 2
+
+
+def test_no_plan_is_said_to_be_tried_that_was_not(certificate):
+    outcomes = {plan.outcome for plan in certificate.optimization.plans}
+    assert {"not tried", "not installed"} <= outcomes
+    assert "Plans that were tried" not in report_html(certificate)
 
 
 def test_an_evaluation_alone_needs_no_certificate(evaluation):

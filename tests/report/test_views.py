@@ -212,6 +212,22 @@ def test_bins_lie_where_their_figures_say():
     assert np.corrcoef(down, [0.1, 0.3, 0.5, 0.9])[0, 1] == pytest.approx(1)
 
 
+def test_a_bin_has_the_interval_of_its_samples_and_no_line_leads_to_it():
+    from scipy.stats import binomtest
+
+    bins = [
+        CalibrationBin(low=0.2, high=0.3, count=1, confidence=0.25, accuracy=0.0),
+        CalibrationBin(low=0.8, high=0.9, count=400, confidence=0.85, accuracy=0.8),
+    ]
+    svg = reliability_svg(bins, "bins")
+    ideal, *more = re.findall(r'<g class="mark-line', svg)
+    assert ideal and not more
+    tall = [abs(float(found)) for found in re.findall(r'<line [^>]*x2="0" y2="([-.0-9]+)" stroke="var\(--accent', svg)]
+    wanted = [np.ptp(binomtest(right, count).proportion_ci(0.95, "exact")) for right, count in ((0, 1), (320, 400))]
+    assert np.divide(tall, tall[0]) == pytest.approx(np.divide(wanted, wanted[0]), rel=1e-6)
+    assert "95 % interval 0.0 to 97.5%" in svg
+
+
 @given(st.floats(1e-9, 1e9), st.floats(1.5, 1e15))
 def test_ticks_lie_inside_and_are_few(low, ratio):
     ticks = log_ticks(low, low * ratio)

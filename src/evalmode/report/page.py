@@ -12,6 +12,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+import msgspec
+
 from evalmode.atomic_file import atomic_file
 from evalmode.certificate import Certificate, EvaluationRecord, ModelRecord
 from evalmode.errors import MissingExtraError, UsageError
@@ -48,7 +50,8 @@ class Evaluation(Protocol):
 def report_html(
     certificate: Certificate | None, evaluations: Sequence[EvaluationRecord | Evaluation] = (), *, title: str = ""
 ) -> str:
-    """The page as text: the certificate's own evaluation first, then `evaluations`. `title` stands above the verdict.
+    """The page as text: the certificate's own evaluation first, then `evaluations`, what is the same but once. `title`
+    stands above the verdict.
 
     The page loads nothing: style, script, plots and images are inside, and its content security policy allows nothing
     else to run. It is below 3 MB whatever the records hold: what does not fit is left out, and said to be.
@@ -178,11 +181,18 @@ def _evaluations(
     tests = [evaluated(own, budget, verdicts=verdicts)] if own is not None else []
     of_whom = [certificate.model if certificate else None, *(getattr(given, "model", None) for given in evaluations)]
     known = [model.fingerprint for model in of_whom if model is not None and model.fingerprint]
+    mine = known[0] if certificate and known else ""
+    there = set() if own is None else {_told(own, mine)}
     for given in evaluations:
+        model: ModelRecord | None = getattr(given, "model", None)
+        record = given if isinstance(given, EvaluationRecord) else given.record
+        told = _told(record, model.fingerprint if model is not None and model.fingerprint else mine)
+        if told in there:
+            continue
+        there.add(told)
         if isinstance(given, EvaluationRecord):
             tests.append(evaluated(given, budget, verdicts=verdicts))
             continue
-        model: ModelRecord | None = getattr(given, "model", None)
         weights = model.fingerprint[:8] if model is not None else ""
         parts = [getattr(given, "source", ""), given.subject, given.record.plan, weights and f"weights {weights}"]
         other = model is not None and bool(known) and model.fingerprint != known[0]
@@ -193,6 +203,11 @@ def _evaluations(
             test = dataclasses.replace(test, notes=(note, *test.notes))
         tests.append(test)
     return tests
+
+
+def _told(record: EvaluationRecord, weights: str) -> tuple[str, str]:
+    """What makes two evaluations one on the page: all but the time that they took, and what only a certificate adds."""
+    return repr(msgspec.structs.replace(record, seconds=0.0, same_answers=None)), weights  # NaN is NaN by it
 
 
 def _pareto(plans: Plans | None) -> Any:

@@ -12,8 +12,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 from evalmode.certificate import CalibrationBin
+from evalmode.measure.intervals import proportion_interval
 from evalmode.report.plans import PlanPoint, Plans
-from evalmode.report.wording import factor, finite, several
+from evalmode.report.wording import factor, finite, joined, several
 
 __all__ = ["log_ticks", "pareto_svg", "reliability_svg"]
 
@@ -77,7 +78,11 @@ def pareto_svg(plans: Plans, label: str) -> str:
 
 
 def reliability_svg(bins: Sequence[CalibrationBin], label: str) -> str:
-    """How often an answer is right against how sure the model is of it; nothing without bins."""
+    """How often an answer is right against how sure the model is of it; nothing without bins.
+
+    Each bin is a point with the interval of its share, larger and darker the more samples it holds: a bin of a few
+    samples may lie anywhere, and no line leads there.
+    """
     if not bins:
         return ""
     import altair as alt
@@ -90,14 +95,14 @@ def reliability_svg(bins: Sequence[CalibrationBin], label: str) -> str:
         .encode(sure, right)
     )
     base = alt.Chart(_values([_bin_value(item) for item in bins]))
-    gaps = base.mark_rule(color="var(--wrong)", strokeWidth=2, aria=False).encode(
-        sure, alt.Y("confidence:Q").title(None), alt.Y2("accuracy:Q")
+    fuller = alt.Opacity("count:Q", legend=None).scale(type="sqrt", domainMin=0, range=[0.4, 1])
+    between = base.mark_rule(color="var(--accent)", strokeWidth=2, aria=False).encode(
+        sure, alt.Y("low:Q").title(None), alt.Y2("high:Q"), fuller
     )
-    line = base.mark_line(color="var(--accent)", strokeWidth=1.5, aria=False).encode(sure, right)
-    points = base.mark_point(filled=True, opacity=1, color="var(--accent)").encode(
-        sure, right, alt.Size("count:Q", legend=None).scale(range=[30, 320]), description="words:N"
+    points = base.mark_point(filled=True, color="var(--accent)").encode(
+        sure, right, alt.Size("count:Q", legend=None).scale(domainMin=0, range=[30, 320]), fuller, description="words:N"
     )
-    return _drawn(alt.layer(ideal, gaps, line, points), label)
+    return _drawn(alt.layer(ideal, between, points), label)
 
 
 def _logarithmic(channel: Any, values: Sequence[float]) -> Any:
@@ -152,11 +157,23 @@ def _plan_value(point: PlanPoint, least: float, most: float) -> dict[str, Any]:
 
 def _bin_value(item: CalibrationBin) -> dict[str, Any]:
     confidence, accuracy = finite(item.confidence) or 0.0, finite(item.accuracy) or 0.0
-    words = (
-        f"confidence {100 * item.low:.3g} to {100 * item.high:.3g} %; mean {confidence:.1%}; right {accuracy:.1%}; "
-        f"{several(item.count, 'sample')}"
-    )
-    return {"confidence": confidence, "accuracy": accuracy, "count": item.count, "words": words}
+    found = proportion_interval(min(max(round(accuracy * item.count), 0), item.count), item.count)
+    low, high = (accuracy, accuracy) if found.low is None or found.high is None else (found.low, found.high)
+    words = [
+        f"confidence {100 * item.low:.3g} to {100 * item.high:.3g} %",
+        f"mean {confidence:.1%}",
+        f"right {accuracy:.1%}",
+        f"95 % interval {100 * low:.1f} to {high:.1%}" if found.low is not None else "",
+        several(item.count, "sample"),
+    ]
+    return {
+        "confidence": confidence,
+        "accuracy": accuracy,
+        "low": low,
+        "high": high,
+        "count": item.count,
+        "words": joined(words, "; "),
+    }
 
 
 def _values(rows: list[dict[str, Any]]) -> Any:
