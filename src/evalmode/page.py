@@ -1,7 +1,8 @@
 """The page of a clause or code, read from the docstring of the file that implements it. Knows no torch.
 
 A page opens with a one-line title and has the headings of `HEADINGS`, each underlined with dashes. Examples are
-indented code. The `Codes` heading lists each code with its one-line summary.
+indented code. The `Codes` heading lists each code with its one-line summary. A code may have examples of its own, under
+`Example (EM172)` and `Use instead (EM172)`.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ HEADINGS = ("What it does", "Why it matters", "Example", "Use instead", "Fix and
 """The headings that every page has, in this order; `Codes` follows `What it does` where the file has codes."""
 
 _CODE = re.compile(r"^\s*(EM\d{3})\s+(\S.*)$")
+_OWN = re.compile(r"(Example|Use instead) \((EM\d{3})\)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +40,19 @@ class Page:
         lines = self.sections[heading].splitlines()
         kept = [line for line in lines if line.startswith("    ") or not line.strip()]
         return textwrap.dedent("\n".join(kept)).strip() + "\n"
+
+    def sections_for(self, code: str) -> dict[str, str]:
+        """The sections as `code` has them: its own examples in place of the page's, and no other code's; all for `""`.
+
+        Example:
+            >>> page = Page("t", {"Example": "a", "Example (EM172)": "b"}, {"EM171": "x", "EM172": "y"}, "")
+            >>> page.sections_for("EM171"), page.sections_for("EM172")
+            ({'Example': 'a'}, {'Example': 'b'})
+        """
+        if code not in self.codes:
+            return dict(self.sections)
+        general = {heading: body for heading, body in self.sections.items() if not _OWN.fullmatch(heading)}
+        return {heading: self.sections.get(f"{heading} ({code})", body) for heading, body in general.items()}
 
 
 def read_page(path: Path) -> Page:
@@ -68,7 +83,7 @@ def parse_page(text: str, name: str = "page") -> Page:
             current = sections.setdefault(line.strip(), [])
         elif not (line.strip() and set(line.strip()) == {"-"}):
             current.append(line)
-    found = [heading for heading in sections if heading != "Codes"]
+    found = [heading for heading in sections if heading != "Codes" and not _OWN.fullmatch(heading)]
     if tuple(found) != HEADINGS:
         raise UsageError(
             f"{name} has the headings {', '.join(found) or 'none'}", expected=", ".join(HEADINGS) + ", in this order"
@@ -77,7 +92,12 @@ def parse_page(text: str, name: str = "page") -> Page:
     empty = [heading for heading, body in bodies.items() if not body.strip()]
     if empty:
         raise UsageError(f"{name} says nothing under {', '.join(empty)}")
-    return Page(title, MappingProxyType(bodies), MappingProxyType(_codes(bodies.get("Codes", ""))), text.strip())
+    codes = _codes(bodies.get("Codes", ""))
+    own = {match[2] for heading in bodies if (match := _OWN.fullmatch(heading))}
+    for code in sorted(own):
+        if code not in codes or not {f"Example ({code})", f"Use instead ({code})"} <= bodies.keys():
+            raise UsageError(f"{name} has half an example of {code}", expected="a code of its own, with both headings")
+    return Page(title, MappingProxyType(bodies), MappingProxyType(codes), text.strip())
 
 
 def _codes(body: str) -> dict[str, str]:

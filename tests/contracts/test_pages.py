@@ -32,6 +32,33 @@ def test_the_example_is_flagged_and_its_mending_is_not(clause: str) -> None:
     assert good.findings == ()
 
 
+OWN = [
+    (clause, code)
+    for clause, page in pages().items()
+    for code in page.codes
+    if page.sections_for(code)["Example"] != page.sections["Example"]
+]
+
+
+@pytest.mark.parametrize(("clause", "code"), OWN)
+def test_the_example_of_a_code_is_flagged_with_it_and_its_mending_is_not(clause: str, code: str) -> None:
+    page = pages()[clause]
+    bad = check(*built(page.code_block(f"Example ({code})")), clauses=[clause])
+    assert [finding.code for finding in bad.findings] == [code]
+    assert check(*built(page.code_block(f"Use instead ({code})"))).findings == ()
+
+
+def test_every_way_to_depend_on_the_batch_has_its_example(capsys: pytest.CaptureFixture[str]) -> None:
+    assert {code for _, code in OWN} >= {"EM172", "EM173", "EM174"}
+    shown = set()
+    for code in ("EM171", "EM172", "EM173", "EM174"):
+        assert main(["explain", code]) == 0
+        text = capsys.readouterr().out
+        assert text.count("class Net") == 2
+        shown.add(text[text.index("\nExample") : text.index("\nUse instead")])
+    assert len(shown) == 4
+
+
 @pytest.mark.parametrize("clause", CLAUSE_FILES)
 def test_a_page_names_its_clause_and_its_codes(clause: str) -> None:
     page = pages()[clause]
@@ -57,6 +84,16 @@ def test_a_text_that_is_no_page_is_refused() -> None:
     empty = "Title.\n\n" + "\n\n".join(f"{heading}\n---\n" for heading in HEADINGS)
     with pytest.raises(UsageError, match="says nothing under What it does"):
         parse_page(empty)
+
+
+def test_half_an_example_of_a_code_is_refused() -> None:
+    whole = "Title.\n\n" + "\n\n".join(f"{heading}\n---\nx" for heading in (*HEADINGS, "Codes"))
+    for more in (
+        "    EM172 position\n\nExample (EM172)\n---\nx",
+        "\n\nExample (EM172)\n---\nx\n\nUse instead (EM172)\n---\nx",
+    ):
+        with pytest.raises(UsageError, match="half an example of EM172"):
+            parse_page(f"{whole}\n{more}")
 
 
 def catalogs_with_pages() -> list[Any]:

@@ -31,7 +31,7 @@ def page_text(page: Page, *, code: str = "", width: int | None = None, color: bo
     if code in page.codes:
         lines += [*entry(Text(code, style="bold red"), len(code) + 3, page.codes[code], shape), Text()]
     lines += entry(Text(), 0, page.title, shape, style="bold")
-    for heading, body in page.sections.items():
+    for heading, body in page.sections_for(code).items():
         lines += [Text(), Text(heading, style="bold")]
         for block, is_code in _blocks(body):
             lines += _block_lines(block, shape, is_code=is_code)

@@ -46,6 +46,91 @@ Use instead
 
     model, batch = Net().eval(), torch.randn(8, 4)
 
+Example (EM172)
+---------------
+A scale for each feature that lies along the batch axis by mistake:
+
+    import torch
+    from torch import nn
+
+    class Net(nn.Module):
+        def forward(self, x):
+            return x * torch.arange(1.0, 1 + len(x))[:, None]
+
+    model, batch = Net().eval(), torch.randn(8, 4)
+
+Use instead (EM172)
+-------------------
+    import torch
+    from torch import nn
+
+    class Net(nn.Module):
+        def forward(self, x):
+            return x * torch.arange(1.0, 1 + x.shape[1])
+
+    model, batch = Net().eval(), torch.randn(8, 4)
+
+Example (EM173)
+---------------
+A shortcut for single requests leaves the normalisation out:
+
+    import torch
+    from torch import nn
+
+    class Net(nn.Module):
+        def forward(self, x):
+            return x if len(x) == 1 else nn.functional.layer_norm(x, (4,))
+
+    model, batch = Net().eval(), torch.randn(8, 4)
+
+Use instead (EM173)
+-------------------
+    import torch
+    from torch import nn
+
+    class Net(nn.Module):
+        def forward(self, x):
+            return nn.functional.layer_norm(x, (4,))
+
+    model, batch = Net().eval(), torch.randn(8, 4)
+
+Example (EM174)
+---------------
+The mean over a sequence counts its padding:
+
+    import torch
+    from torch import nn
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embedding = nn.Embedding(10, 4)
+
+        def forward(self, input_ids, attention_mask):
+            return self.embedding(input_ids).mean(1)
+
+    model = Net().eval()
+    mask = (torch.arange(6) < torch.tensor([6, 4, 3, 5])[:, None]).long()
+    batch = {"input_ids": torch.randint(1, 10, (4, 6)) * mask, "attention_mask": mask}
+
+Use instead (EM174)
+-------------------
+    import torch
+    from torch import nn
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embedding = nn.Embedding(10, 4)
+
+        def forward(self, input_ids, attention_mask):
+            mask = attention_mask[:, :, None]
+            return (self.embedding(input_ids) * mask).sum(1) / mask.sum(1).clamp(1)
+
+    model = Net().eval()
+    mask = (torch.arange(6) < torch.tensor([6, 4, 3, 5])[:, None]).long()
+    batch = {"input_ids": torch.randint(1, 10, (4, 6)) * mask, "attention_mask": mask}
+
 Fix and its safety
 ------------------
 Reduce over a sample's own axes, use running statistics in evaluation, and keep attention and recurrence off the batch
