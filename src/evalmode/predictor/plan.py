@@ -62,7 +62,7 @@ class TensorPlan(msgspec.Struct, frozen=True):
             raise ValueError(f"the free axis of {self.name} is not the one that counts samples")
         if any(size is not None and not 0 <= size <= _LONGEST for size in self.shape):
             raise ValueError(f"{self.name} has an axis of impossible length")
-        if self.values is not None and not _holds(self.torch_dtype, self.values):
+        if self.values is not None and not _holds_whole(self.torch_dtype, self.values):
             raise ValueError(f"{self.name} of {self.dtype} holds no whole numbers from {self.values}")
 
     @property
@@ -75,7 +75,7 @@ class TensorPlan(msgspec.Struct, frozen=True):
         return tuple(samples if size is None else size for size in self.shape)
 
 
-def _holds(dtype: torch.dtype, values: IntegerRange) -> bool:
+def _holds_whole(dtype: torch.dtype, values: IntegerRange) -> bool:
     if dtype.is_floating_point or dtype.is_complex or dtype is torch.bool:
         return False
     kind = torch.iinfo(dtype)
