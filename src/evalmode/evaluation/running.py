@@ -13,7 +13,8 @@ from torch import nn
 from evalmode.errors import NotAModuleError, UsageError
 from evalmode.evaluation.devices import give_memory_back, moved, on_device, out_of_memory
 from evalmode.evaluation.groups import LARGEST, shape_of
-from evalmode.evaluation.outputs import joined, main_output
+from evalmode.evaluation.outputs import joined
+from evalmode.evaluation.stability import beside_others, has_companions, keeps_bits, rows_alike
 from evalmode.evaluation.untouched import Untouched
 from evalmode.mode.derived import staleness_unchecked
 from evalmode.mode.streams import StreamHold, hold_streams, release_streams
@@ -31,7 +32,7 @@ __all__ = ["Runner", "runner_for"]
 _ACTIVATION_BYTES = {"cpu": 1 << 30, "cuda": 16 << 30}  # of all modules of an execution: memory bounds it
 _CACHED_BYTES = {"cpu": 8 << 20, "cuda": 4 << 30}  # so much fits near the processor; below `_FEW` rows it matters less
 _FEW = 4
-_TWICE = 4  # samples that are run again where a model's bits change
+_AGAIN = 8  # executions that are run again as they were, where no group shows what companions do
 
 
 class Runner(ABC):
@@ -71,8 +72,9 @@ class ModuleRunner(Runner):
     """A module in evaluation, always at one execution size for samples of one shape.
 
     The size is a power of two: the group's own, or less where the activations of a sample are large. At one fixed shape
-    a sample's bits do not depend on the samples beside it for nearly all models; the first group shows whether that
-    holds for this one. If not, its samples run one at a time. With `whole`, batches run as they come.
+    a sample's bits do not depend on the samples beside it for nearly all models; the first group of a shape that
+    holds several shows whether that holds for this one. If not, samples of that shape run one at a time: each shape for
+    itself, so that nothing depends on which shape came first. With `whole`, batches run as they come.
     """
 
     def __init__(
@@ -81,11 +83,12 @@ class ModuleRunner(Runner):
         super().__init__(device)
         self.predict = Untouched(predict, "the model", self.notes.append)
         self.module, self.whole, self.named = module, whole, named
-        self.alone = False
         self.known: dict[tuple[Any, ...], int] = {}
         self.most = LARGEST
         self.first: tuple[Any, Any, int] | None = None
-        self.tested = False
+        self.tested: set[tuple[Any, ...]] = set()
+        self.dependent = False
+        self.again = _AGAIN
 
     @contextlib.contextmanager
     def running(self) -> Iterator[None]:
@@ -105,19 +108,17 @@ class ModuleRunner(Runner):
         axis = find_batch_axis(inputs)
         if self.whole or isinstance(axis, str):
             return self.predict(inputs)
-        size = self._size_for(inputs, axis)
+        shape = shape_of(inputs)
+        size = self._size_for(inputs, axis, shape)
         found = self._executed(inputs, axis, size)
-        if not self.tested:
-            self.tested = True
-            found, size = self._tested(inputs, axis, size, found)
+        if self.exact and shape not in self.tested:
+            found, size = self._tested(inputs, axis, shape, size, found)
+        if self.first is None or (self.first[2] == 1 and size > 1):
             self.first = (inputs, found, size)
         self.sizes.add(size)
         return found
 
-    def _size_for(self, inputs: Any, axis: BatchAxis) -> int:
-        if self.alone:
-            return 1
-        shape = shape_of(inputs)
+    def _size_for(self, inputs: Any, axis: BatchAxis, shape: tuple[Any, ...]) -> int:
         if shape not in self.known:
             self.known[shape] = self._measured(inputs, axis)
         size = min(self.known[shape], self.most)
@@ -152,45 +153,44 @@ class ModuleRunner(Runner):
         ]
         return joined(parts, size)
 
-    def _tested(self, inputs: Any, axis: BatchAxis, size: int, found: Any) -> tuple[Any, int]:
-        """The first group's outputs and the size of its executions, which is 1 where companions change the bits."""
-        if size > 1 and self._stable(inputs, axis, size, found):
+    def _tested(self, inputs: Any, axis: BatchAxis, shape: tuple[Any, ...], size: int, found: Any) -> tuple[Any, int]:
+        """A group's outputs and the size of its executions, which is 1 from now on where companions change the bits."""
+        if size > 1 and has_companions(inputs, axis, size):
+            self.tested.add(shape)
+            stable = keeps_bits(self.predict, inputs, axis, found, beside_others(size))
+        else:  # one sample, maybe again and again: what other shapes showed of companions goes for it
+            stable = size == 1 or (rows_alike(found, axis) and not self.dependent)
+            if stable:
+                self._repeat_some(inputs, axis, size, found)
+        if stable:
             return found, size
-        alone = found if size == 1 else self._executed(inputs, axis, 1)
-        if not self._repeats(inputs, axis, alone):
-            self.exact = False
-            self.notes.append(
-                "the model's answers are not the same twice, even to a sample alone: there is a random draw or a state "
-                "in it, and evalmode.check names the line"
-            )
+        if not keeps_bits(self.predict, inputs, axis, found, range(size)):
+            self._never_the_same()
             return found, size
-        if size > 1:
-            self.alone = True
-            self.notes.append(
-                "the model's answer to a sample changes with the samples beside it, even at one shape: its samples "
-                "were run one at a time"
-            )
-        return alone, 1
+        self.tested.add(shape)
+        self.known[shape], self.dependent = 1, True
+        self.notes.append(
+            "the model's answer to a sample changes with the samples beside it, even at one shape: its samples "
+            "were run one at a time"
+        )
+        return self._executed(inputs, axis, 1), 1
 
-    def _repeats(self, inputs: Any, axis: BatchAxis, alone: Any) -> bool:
-        """Whether samples that were run alone have the same bits when they are run alone again: some, each twice."""
-        scores, _ = main_output(alone)
-        if scores is None or not scores.ndim or len(scores) != axis.size:
-            return True
-        for row in [*range(min(axis.size, _TWICE))] * 2:
-            again, _ = main_output(self.predict(select_samples(inputs, axis, [row])))
-            if again is not None and not same_bits(again, scores[row : row + 1]):
-                return False
-        return True
+    def _repeat_some(self, inputs: Any, axis: BatchAxis, size: int, found: Any) -> None:
+        """Run the first few executions again as they were."""
+        for start in range(0, axis.size, size):
+            if not self.again:
+                return
+            self.again -= 1
+            if not keeps_bits(self.predict, inputs, axis, found, range(start, start + size)):
+                self._never_the_same()
+                return
 
-    def _stable(self, inputs: Any, axis: BatchAxis, size: int, found: Any) -> bool:
-        """Whether samples keep their bits at other positions, beside other companions: half of them, each twice."""
-        order = [size - 1 - row // 2 for row in range(size)]
-        again, _ = main_output(self.predict(select_samples(inputs, axis, order)))
-        scores, _ = main_output(found)
-        if again is None or scores is None or not scores.ndim or len(again) != size or len(scores) != axis.size:
-            return True
-        return same_bits(again, scores[torch.tensor(order, device=scores.device)])
+    def _never_the_same(self) -> None:
+        self.exact = False
+        self.notes.append(
+            "the model's answers are not the same twice, even to the same samples at the same shape: there is a random "
+            "draw or a state in it, and evalmode.check names the line"
+        )
 
     def shrink(self, inputs: Any) -> bool:
         """Halve the executions; once some have run, only to a size at which the first group has the same bits."""
