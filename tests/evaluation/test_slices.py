@@ -190,3 +190,10 @@ def test_a_predicate_sees_the_same_columns_whatever_the_lengths_of_sequences(sho
         progress=False,
     )
     assert parts(result) == {("long", "long"): 30}
+
+
+def test_a_predicate_sees_a_column_that_has_an_axis_of_length_one():
+    rows = [{"x": INPUTS[k], "label": int(LABELS[k]), "age": torch.tensor([float(k)])} for k in range(240)]
+    data = with_columns()["split"]
+    result = run(data=rows, split=data, slices={"old": lambda columns: columns["age"] > 100})
+    assert parts(result) == {("old", "old"): 139}

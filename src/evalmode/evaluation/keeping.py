@@ -149,12 +149,17 @@ def _chunk(parts: list[Read], bad: Mapping[int, BadSampleRecord]) -> Chunk:
         _together([reading.target for reading in readings]),
         _together([reading.prediction for reading in readings]),
         _together([reading.scores for reading in readings]),
-        {name: _stacked([column[name] for column in columns]) for name in (columns[0] if columns else {})},
+        {name: _stacked([column[name] for column in columns]) for name in _in_every(columns)},
         tuple(bad.values()),
         tuple(bad),
         _together([reading.confidence for reading in readings]),
         _together(list(digests)),
     )
+
+
+def _in_every(columns: Sequence[Mapping[str, Values]]) -> list[str]:
+    """The columns that all parts have."""
+    return [name for name in (columns[0] if columns else {}) if all(name in column for column in columns)]
 
 
 def _stacked(parts: list[Values] | tuple[Values, ...]) -> Values:

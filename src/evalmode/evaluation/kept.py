@@ -41,9 +41,9 @@ class Part:
         return cls(_narrow(chunk.positions), arrays)
 
     @property
-    def named(self) -> frozenset[str]:
-        """The metrics and columns that it has."""
-        return frozenset(name for name in self.arrays if "/" in name)
+    def metrics(self) -> frozenset[str]:
+        """The metrics that it has."""
+        return frozenset(name for name in self.arrays if name.startswith("rows/"))
 
 
 class Kept:
@@ -66,14 +66,13 @@ class Kept:
         """Take the samples of a part in; the last one again changes nothing.
 
         Raises:
-            UsageError: it holds other metrics or columns than those before.
+            UsageError: it holds other metrics than those before.
         """
         if not len(part.positions) or (self._parts and self._parts[-1] is part):
             return
-        if self._parts and (differing := sorted(part.named ^ self._parts[0].named)):
-            what = differing[0].partition("/")[0]
+        if self._parts and (differing := sorted(part.metrics ^ self._parts[0].metrics)):
             names = ", ".join(name.partition("/")[2] for name in differing)
-            raise UsageError(f"not all chunks have {what} of {names}", expected=f"the same {what} in every chunk")
+            raise UsageError(f"not all chunks have rows of {names}", expected="the same rows in every chunk")
         self._parts.append(part)
 
     def positions(self) -> NDArray[np.int64]:
@@ -91,7 +90,8 @@ class Kept:
         nothing is kept here afterwards.
 
         `target`, `prediction`, `scores` and `confidence` are None where a chunk has none, or where their rows differ in
-        shape or kind. Numbers of differing width take the wider; ids of which some are text are all text.
+        shape or kind; a column that is not in every chunk is left out. Numbers of differing width take the wider; ids
+        of which some are text are all text.
 
         Raises:
             UsageError: a sample came twice, or the values of a metric or column differ in kind or shape.
@@ -108,7 +108,8 @@ class Kept:
                 place = int(ordered[1:][twice][0])
                 raise UsageError(f"the sample at position {place} is in two chunks", expected="every sample once")
         ids = _ids(parts, positions)
-        named = {name: _required(parts, name, order) for name in [*parts[0].arrays] if "/" in name}
+        shared = [name for name in parts[0].arrays if "/" in name and all(name in part.arrays for part in parts)]
+        named = {name: _required(parts, name, order) for name in shared}
         target, prediction, scores, confidence = (_whole(parts, name, order) for name in _OPTIONAL)
         return Samples(
             ids if order is None else ids[order],

@@ -78,14 +78,16 @@ class Labels:
         return str(self.id_values[position]) if self.id_values is not None else str(position)
 
     def of(self, batch: Any, positions: NDArray[np.int64], size: int) -> dict[str, Values]:
-        """The columns of the samples at `positions`."""
+        """The columns of the samples at `positions`.
+
+        With `every`, a column may be missing from other batches: a sequence of length 1 is one value for each sample.
+        """
         found = {name: self._at(values, positions) for name, values in self.given.items()}
         for name in self.columns:
             found[name] = _column(batch, name, size)[: len(positions)]
         if self.every and isinstance(batch, Mapping):
             for name, part in batch.items():
-                tall = isinstance(part, torch.Tensor) and part.ndim > 1  # a sequence of length 1 here, longer elsewhere
-                values = None if name in found or tall else _values(part, size)
+                values = None if name in found else _values(part, size)
                 if values is not None:
                     found[str(name)] = values[: len(positions)]
         return found
