@@ -7,7 +7,9 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import evalmode
+from evalmode.errors import TaskError
 from evalmode.evaluation.untouched import Untouched
+from evalmode.measure.metric import Aggregate, Metric
 
 INPUTS = torch.randn(3000, 4, generator=torch.Generator().manual_seed(0))
 LABELS = torch.arange(3000) % 3
@@ -50,11 +52,43 @@ def test_a_write_that_changes_nothing_at_first_is_found():
             inputs[inputs.isnan()] = 0.0
             return inputs[:, :3]
 
-    inputs = INPUTS.clone()
+    inputs = torch.randn(4096, 4, generator=torch.Generator().manual_seed(0))
     inputs[2500, 1] = torch.nan
     before = inputs.clone()
-    evaluate(Mending(), (inputs, LABELS))
+    result = evaluate(Mending(), (inputs, torch.arange(4096) % 3))
     assert torch.equal(inputs.isnan(), before.isnan())
+    assert "the model writes into what it is given: it was given copies" in result.record.notes
+
+
+def test_a_write_that_comes_later_is_told_and_copies_are_given_from_there_on():
+    class Mending(nn.Module):
+        def forward(self, inputs):
+            if inputs.isnan().any():
+                inputs.nan_to_num_()
+            return inputs[:, :3]
+
+    inputs = torch.randn(4096, 4, generator=torch.Generator().manual_seed(0))
+    inputs[2500, 1] = inputs[3500, 1] = torch.nan
+    result = evaluate(Mending(), (inputs, torch.arange(4096) % 3))
+    assert any(
+        "the model wrote into what it was given, though not in its first" in note for note in result.record.notes
+    )
+    assert inputs[3500, 1].isnan()
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_a_later_write_of_a_metric_is_an_error_since_others_read_the_same(wrapped):
+    def clipping(outputs, target):
+        if bool((target == 9).any()):
+            outputs.clamp_(max=0)
+        return outputs[:, 0]
+
+    labels = torch.arange(4096) % 3
+    labels[2500] = 9
+    data = (torch.randn(4096, 4), labels)
+    metric = Metric("c", clipping, Aggregate.MEAN, True) if wrapped else clipping
+    with pytest.raises(TaskError, match=r"the metric '.*' wrote into what it was given"):
+        evaluate(nn.Linear(4, 3), data, metrics=[metric])
 
 
 def test_metrics_loss_prediction_and_split_leave_each_other_and_the_data_alone():

@@ -226,11 +226,11 @@ def _chosen(name: str, metric: object, tell: Callable[[str], object]) -> Chosen:
     if isinstance(metric, str | Metric):
         known = metric_named(metric) if isinstance(metric, str) else metric
         if isinstance(metric, Metric):
-            known = dataclasses.replace(known, per_sample=Untouched(known.per_sample, said, tell))
+            known = dataclasses.replace(known, per_sample=Untouched(known.per_sample, said, tell, shared=True))
         return Chosen(name, _named(known).values, dataclasses.replace(known, name=name))
     if not callable(metric) or isinstance(metric, type):
         raise _no_metric(metric)
-    untouched = Untouched(metric, said, tell)
+    untouched = Untouched(metric, said, tell, shared=True)
     return Chosen(name, lambda batch: untouched(batch.outputs, _beside(batch)))
 
 

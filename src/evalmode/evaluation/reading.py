@@ -57,8 +57,12 @@ class Reader:
         self.metrics, self.keep_scores = metrics, keep_scores
         self.chosen: tuple[Chosen, ...] | None = None
         self.said: dict[str, None] = {}  # an ordered set
-        self.prediction = prediction if prediction is None else Untouched(prediction, "prediction", self.say)
-        self.loss = Untouched(loss, "loss", self.say) if callable(loss) and not isinstance(loss, type) else loss
+        self.prediction = (
+            prediction if prediction is None else Untouched(prediction, "prediction", self.say, shared=True)
+        )
+        if callable(loss) and not isinstance(loss, type):
+            loss = Untouched(loss, "loss", self.say, shared=True)
+        self.loss = loss
 
     def read(self, outputs: Any, target: Any, count: int) -> Reading:
         """What the first `count` rows of a group give.

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from evalmode.errors import TaskError
 from evalmode.observe.layouts import is_plain
 from evalmode.observe.tree import leaves, map_leaves, same_bits
 
@@ -18,7 +19,15 @@ class Untouched:
     """Calls a function so that what it is given keeps its values.
 
     The first call is made with copies, and shows whether they are written into. If so, `tell` is told once, and every
-    later call is made with copies too; otherwise later calls cost nothing more.
+    later call is made with copies too. Otherwise later calls are given the things themselves, and torch's counts of
+    writes are compared; the first write that is found then is told, and copies are given from there on. What it changed
+    is lost: where others read it afterwards (`shared`), it is an error.
+
+    Writes that torch does not count, as through `.data` or a numpy view, are seen only if they change a value in the
+    first call.
+
+    Raises:
+        TaskError: a later call changed what others read.
 
     Example:
         >>> held = torch.ones(2)
@@ -27,13 +36,15 @@ class Untouched:
         (tensor([2., 2.]), tensor([1., 1.]))
     """
 
-    def __init__(self, function: Callable[..., Any], name: str, tell: Callable[[str], object]) -> None:
-        self.function, self.name, self.tell = function, name, tell
+    def __init__(
+        self, function: Callable[..., Any], name: str, tell: Callable[[str], object], *, shared: bool = False
+    ) -> None:
+        self.function, self.name, self.tell, self.shared = function, name, tell, shared
         self.writes: bool | None = None
 
     def __call__(self, *given: Any) -> Any:
         if self.writes is False:
-            return self.function(*given)
+            return self._watched(given)
         copies = map_leaves(lambda _, leaf: _copied(leaf), given)
         if self.writes:
             return self.function(*copies)
@@ -46,6 +57,29 @@ class Untouched:
         if self.writes:
             self.tell(f"{self.name} writes into what it is given: it was given copies")
         return found
+
+    def _watched(self, given: tuple[Any, ...]) -> Any:
+        held = _tensors(given)
+        before = [_version(leaf) for leaf in held]
+        found = self.function(*given)
+        if [_version(leaf) for leaf in held] == before:
+            return found
+        self.writes = True
+        said = f"{self.name} wrote into what it was given, though not in its first call"
+        if self.shared:
+            raise TaskError(
+                f"{said}: what reads it afterwards would read other values",
+                expected="a function that changes none of its arguments",
+                fix="operations without an underscore, or .clone() of what is written into",
+            )
+        self.tell(f"{said}: data in memory has changed there; from then on it was given copies")
+        return found
+
+
+def _tensors(given: tuple[Any, ...]) -> list[Any]:
+    if all(isinstance(part, torch.Tensor) for part in given):
+        return list(given)
+    return [leaf for _, leaf in leaves(given) if isinstance(leaf, torch.Tensor)]
 
 
 def _copied(leaf: Any) -> Any:
