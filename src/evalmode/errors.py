@@ -7,7 +7,8 @@
     │   ├── NotAModuleError (TypeError)      something else than a torch.nn.Module was given
     │   ├── PatternError                     a name pattern, type or module matches nothing in the model
     │   ├── BatchError                       the batch does not fit the calling rule or the model
-    │   │   └── NonFiniteOutputError         the model's output for a sample is NaN or infinite
+    │   │   ├── NonFiniteOutputError         the model's output for a sample is NaN or infinite
+    │   │   └── RowCountError                outputs or targets have not one row for each sample
     │   ├── TaskError                        a task file, import path or task function is wrong
     │   └── UndefinedFigureError             the samples leave a figure undefined, as AUROC of one class
     ├── SwitchError (RuntimeError)           a model cannot be switched as asked
@@ -56,6 +57,7 @@ __all__ = [
     "OtherOutputsError",
     "PatternError",
     "PredictionsError",
+    "RowCountError",
     "StalePredictorError",
     "SwitchError",
     "TaskError",
@@ -127,6 +129,10 @@ class NonFiniteOutputError(BatchError):
 
 class TaskError(UsageError):
     """A task file, an import path or a function of a task is wrong."""
+
+
+class RowCountError(BatchError):
+    """Outputs or targets have not one row for each sample: which row is whose could not be told."""
 
 
 class UndefinedFigureError(UsageError):

@@ -122,7 +122,7 @@ def test_an_interruption_says_how_to_go_on(task_folder, capsys, monkeypatch):
 
     calls = []
 
-    def interrupted(self, outputs, target, count):
+    def interrupted(self, outputs, target, count, size):
         calls.append(count)
         raise KeyboardInterrupt
 

@@ -37,6 +37,7 @@ from evalmode.errors import (
     NonFiniteOutputError,
     NotAModuleError,
     PredictionsError,
+    RowCountError,
     StalePredictorError,
     TaskError,
     UsageError,
@@ -346,9 +347,40 @@ def test_a_collate_of_ones_own_that_keeps_samples_apart_is_taken(whole):
 )
 @pytest.mark.parametrize("data", [Pairs, lambda: TensorDataset(INPUTS, LABELS), lambda: Sized(Pairs())])
 def test_a_collate_that_gives_another_number_of_rows_is_refused(collate, data):
-    with pytest.raises(TaskError, match=r"collate_fn made .* of 1024 samples") as caught:
+    with pytest.raises(RowCountError, match=r"\d+ (outputs|targets) \(.*\) for a batch of 1024 samples") as caught:
         evaluate(MODEL, DataLoader(data(), batch_size=8, collate_fn=collate))
     assert "exact=False" in str(caught.value)
+
+
+@pytest.mark.parametrize("skip", ["error", "skip"])
+def test_a_collate_that_filters_beside_a_list_of_everything_is_refused(skip):
+    def filtering(samples):
+        inputs, labels = default_collate([sample for sample in samples if sample[1] != 2])
+        return {"x": inputs, "y": labels, "names": [str(label) for _, label in samples]}
+
+    loader = DataLoader(Sized(Pairs()), collate_fn=filtering)
+    with pytest.raises(RowCountError, match=r"\d+ outputs \(float32\[\d+, 4\]\) for a batch of 1024 samples"):
+        evaluate(MODEL, loader, split=lambda batch: (batch["x"], batch["y"]), on_bad_sample=skip)
+    with pytest.raises(RowCountError, match=r"1023 targets"):
+        evaluate(MODEL, (INPUTS, LABELS), split=lambda batch: (batch[0], batch[1][1:]), on_bad_sample=skip)
+
+
+def test_a_collate_whose_batches_split_puts_in_order_is_taken(whole):
+    def turned(samples):
+        inputs, labels = default_collate(samples)
+        return inputs.reshape(-1, 3, 4).transpose(0, 1).contiguous(), labels.reshape(1, -1)
+
+    def flat(samples):
+        inputs, labels = default_collate(samples)
+        return inputs.reshape(-1, 4), labels.reshape(1, -1)
+
+    splits = {
+        turned: lambda batch: (batch[0].transpose(0, 1).flatten(1), batch[1][0]),
+        flat: lambda batch: (batch[0].reshape(-1, 12), batch[1][0]),
+    }
+    for collate, split in splits.items():
+        result = evaluate(MODEL, DataLoader(Pairs(), collate_fn=collate), split=split, metrics=METRICS)
+        assert result.record.metrics == whole.record.metrics
 
 
 def test_a_collate_that_gives_lists_or_something_shared_is_taken(whole):

@@ -222,6 +222,19 @@ def test_a_loss_that_weighs_otherwise_in_a_batch_is_told(settings: dict):
     assert f"and {loss(SCORES[:8], LABELS[:8]).item():.4g} together" in described(result)
 
 
+def test_filling_is_no_sample_where_a_loss_is_taken_apart_and_small_losses_are_compared_too():
+    calls = []
+
+    def small(outputs, target):
+        calls.append(len(outputs))
+        return 1e-6 * F.cross_entropy(outputs, target, reduction="sum")
+
+    result = evalmode.evaluate(torch.nn.Identity(), (SCORES[:5], LABELS[:5]), loss=small, metrics=(), progress=False)
+    assert calls[:6] == [5, 1, 1, 1, 1, 1]
+    assert f"and {small(SCORES[:5], LABELS[:5]).item():.4g} together" in described(result)
+    assert "the first 5 samples have" in described(result)
+
+
 def test_targets_without_a_tensor_suit_metrics_of_ones_own():
     words = [["a", "b"], ["c"]]
     batches = [(SCORES[:2], words[0]), (SCORES[2:3], words[1])]
@@ -273,7 +286,7 @@ def test_a_class_ruled_out_by_minus_infinity_is_accepted():
     ("predict", "words"),
     [
         (lambda inputs: inputs.sum(), "one number for the whole batch"),
-        (lambda inputs: inputs[1:], "49 outputs .* and 50 targets"),
+        (lambda inputs: inputs[1:], "49 outputs .* for a batch of 50 samples"),
         (lambda inputs: inputs[:0], "no samples"),
     ],
 )

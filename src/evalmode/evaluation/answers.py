@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from evalmode.errors import BatchError, TaskError
+from evalmode.errors import RowCountError, TaskError
 from evalmode.evaluation.called import called
 from evalmode.evaluation.outputs import as_tensor, main_output, refuse_non_finite, rows_of, unreadable
 from evalmode.observe.tree import describe
@@ -32,11 +32,14 @@ class Answered:
     target_tensor: Tensor | None
 
 
-def answered(outputs: Any, target: Any, *, prediction: Callable[[Any], Any] | None) -> tuple[Answered, str]:
-    """A batch ready to be measured, and in words what was inferred about its outputs.
+def answered(
+    outputs: Any, target: Any, *, prediction: Callable[[Any], Any] | None, samples: int
+) -> tuple[Answered, str]:
+    """A batch of so many `samples` ready to be measured, and in words what was inferred about its outputs.
 
     Raises:
-        BatchError: outputs or target have no batch axis, differ in length, or are not finite.
+        RowCountError: outputs or target have another number of rows.
+        BatchError: outputs or target have no batch axis, or are not finite.
         TaskError: `prediction` fails, or returned no tensor.
     """
     scores, said = main_output(outputs)
@@ -62,18 +65,25 @@ def answered(outputs: Any, target: Any, *, prediction: Callable[[Any], Any] | No
         size = _length(target) or 0
     if not size:
         raise unreadable(outputs)
-    if target is not None and _length(target) not in {size, None}:
-        raise BatchError(
-            f"{size} outputs ({describe(predicted if predicted is not None else outputs)}) "
-            f"and {_length(target)} targets ({describe(target)})",
-            expected="one output and one target per sample",
-            fix="look at what split(batch) and prediction(outputs) return",
-        )
+    if scores is not None or predicted is not None:
+        _require_rows("outputs", size, predicted if predicted is not None else outputs, samples)
+    if target is not None:
+        _require_rows("targets", _length(target), target, samples)
     for values in (scores, predicted):
         if values is not None:
             refuse_non_finite(values)
     scores = None if scores is None else scores.detach()
     return Answered(outputs, target, size, scores, predicted, as_tensor(target)), said
+
+
+def _require_rows(what: str, rows: int | None, part: Any, samples: int) -> None:
+    if rows not in {samples, None}:
+        raise RowCountError(
+            f"{rows} {what} ({describe(part)}) for a batch of {samples} samples",
+            expected="one row for each sample, in the order of the samples",
+            fix="filter or multiply samples in the dataset, not in collate_fn, split(batch) or the model; exact=False "
+            "runs the batches of a DataLoader as they come",
+        )
 
 
 def _length(target: Any) -> int | None:

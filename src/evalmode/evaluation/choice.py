@@ -84,8 +84,8 @@ def refuse_equal_names(names: list[str]) -> None:
         )
 
 
-def chosen_loss(loss: object, batch: Answered) -> tuple[Chosen, str]:
-    """A loss as a figure, and in words how it is taken. `batch` is the first batch.
+def chosen_loss(loss: object, batch: Answered, count: int) -> tuple[Chosen, str]:
+    """A loss as a figure, and in words how it is taken. `batch` is the first batch, `count` how many rows are samples.
 
     A loss that gives one number per batch is called once per sample: a mean over batches would depend on how the data
     was cut.
@@ -99,22 +99,27 @@ def chosen_loss(loss: object, batch: Answered) -> tuple[Chosen, str]:
             expected="a function (outputs, target)",
             fix="loss = torch.nn.functional.cross_entropy",
         )
-    result = called("loss(outputs, target)", loss, batch.outputs, _beside(batch))
+    own = [_rows(part, range(count), batch.size) for part in (batch.outputs, _beside(batch))]
+    result = called("loss(outputs, target)", loss, *own)
     if not isinstance(result, Tensor) or result.ndim:
         return Chosen("loss", lambda batch: loss(batch.outputs, _beside(batch))), ""
 
     def one_by_one(batch: Answered) -> list[float]:
         parts = (batch.outputs, _beside(batch))
-        return [float(loss(*(_sample(part, row, batch.size) for part in parts))) for row in range(batch.size)]
+        return [
+            float(loss(*(_rows(part, range(row, row + 1), batch.size) for part in parts))) for row in range(batch.size)
+        ]
 
     said = "loss: it gives one number per batch, so it is called once per sample"
-    return Chosen("loss", one_by_one), said + _other_together(float(result), one_by_one(batch))
+    alone = [float(loss(*(_rows(part, range(row, row + 1), count) for part in own))) for row in range(count)]
+    return Chosen("loss", one_by_one), said + _other_together(float(result), alone)
 
 
 def _other_together(together: float, alone: list[float]) -> str:
     """What to add where a loss is not the mean of its samples' losses: class weights, ignored places, a sum."""
     mean = math.fsum(alone) / len(alone)
-    if math.isclose(mean, together, rel_tol=_CLOSE, abs_tol=_CLOSE) or not math.isfinite(mean - together):
+    scale = max(math.fsum(map(abs, alone)) / len(alone), abs(together))
+    if not math.isfinite(mean - together) or abs(mean - together) <= _CLOSE * scale:
         return ""
     return (
         f"; the first {len(alone)} samples have {mean:.4g} that way and {together:.4g} together: in a batch it weighs "
@@ -251,9 +256,9 @@ def _beside(batch: Answered) -> Any:
     return map_tensors(lambda tensor: tensor.to(device), batch.target)
 
 
-def _sample(part: Any, row: int, size: int) -> Any:
-    """One sample of outputs or target, as a batch of one."""
-    return map_tensors(lambda leaf: leaf[row : row + 1] if leaf.ndim and len(leaf) == size else leaf, part)
+def _rows(part: Any, rows: range, size: int) -> Any:
+    """Some samples of outputs or target, as a batch of their own."""
+    return map_tensors(lambda leaf: leaf[rows.start : rows.stop] if leaf.ndim and len(leaf) == size else leaf, part)
 
 
 def _no_metric(metric: object) -> TaskError:

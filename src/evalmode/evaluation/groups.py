@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -143,39 +142,8 @@ def collated(held: list[Sample], size: int, source: Source) -> list[Group | Lost
 
 def _made(held: list[Sample], size: int, source: Source) -> Group:
     filled = [held[row % len(held)].value for row in range(size)]
-    batch = source.collate(filled)
-    if source.own_collate:
-        _require_rows(batch, size)
     digests = tuple(sample.digest for sample in held if sample.digest is not None)
-    return Group(batch, tuple(sample.position for sample in held), size, digests)
-
-
-def _require_rows(batch: Any, size: int) -> None:
-    """Refuse a batch no part of which has a row for each of its samples: which row is whose could not be told."""
-    counts = _counts(batch)
-    if isinstance(batch, list | tuple) and not (len(batch) == 2 and all(map(_is_array, batch))):
-        counts.add(len(batch))  # a list of samples; two arrays are inputs and targets
-    if counts and size not in counts:
-        raise TaskError(
-            f"collate_fn made {describe(batch)} of {size} samples",
-            expected="a batch with one row for each sample that it was given, in their order",
-            fix="filter or multiply samples in the dataset, not in collate_fn; exact=False runs the batches as they "
-            "come",
-        )
-
-
-def _counts(part: Any, depth: int = 0) -> set[int]:
-    """How many rows the parts of a batch have: its arrays, and lists of anything."""
-    if isinstance(part, Mapping):
-        return {count for value in part.values() for count in _counts(value, depth + 1)}
-    if isinstance(part, list | tuple):
-        found = {count for value in part for count in _counts(value, depth + 1)}
-        return found | {len(part)} if depth else found
-    return {len(leaf) for _, leaf in leaves(part) if isinstance(leaf, torch.Tensor | np.ndarray) and leaf.ndim}
-
-
-def _is_array(part: object) -> bool:
-    return isinstance(part, torch.Tensor | np.ndarray) and part.ndim > 0
+    return Group(source.collate(filled), tuple(sample.position for sample in held), size, digests)
 
 
 class _Shapes:

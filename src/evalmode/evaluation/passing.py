@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from evalmode.errors import BatchError, EvalmodeError, ModelRunError
+from evalmode.errors import BatchError, EvalmodeError, ModelRunError, RowCountError
 from evalmode.evaluation.devices import out_of_memory
 from evalmode.evaluation.groups import Group, Lost
 from evalmode.evaluation.keeping import Keeping
@@ -98,9 +98,9 @@ class Pass:
             return None
         _arrive(ran)
         try:
-            return self.reader.read(ran.outputs, ran.target, len(group))
-        except EvalmodeError:
-            if not self.skip:
+            return self.reader.read(ran.outputs, ran.target, len(group), group.size)
+        except EvalmodeError as error:
+            if not self.skip or isinstance(error, RowCountError):
                 raise
             self._decide(ran)
             return None
@@ -113,7 +113,7 @@ class Pass:
                 outputs, arrived = _to_host(self.runner.outputs(row_alone(inputs, row, group.size)))
                 if arrived is not None:
                     arrived()
-                self.reader.read(outputs, row_alone(target, row, group.size), 1)
+                self.reader.read(outputs, row_alone(target, row, group.size), 1, group.size)
                 return
 
     def _decide(self, ran: _Ran) -> None:
@@ -122,10 +122,10 @@ class Pass:
         good = [
             row
             for row in range(len(ran.group))
-            if self.reader.readable(row_alone(outputs, row, size), row_alone(target, row, size))
+            if self.reader.readable(row_alone(outputs, row, size), row_alone(target, row, size), size)
         ]
         if good:
-            self.reader.decide(rows_again(outputs, good, size), rows_again(target, good, size))
+            self.reader.decide(rows_again(outputs, good, size), rows_again(target, good, size), len(good), size)
 
     def _start(self, group: Group, *, keep: bool = True) -> _Ran | None:
         positions = np.asarray(group.positions, np.int64)
@@ -169,7 +169,9 @@ class Pass:
     def _finish(self, ran: _Ran) -> None:
         _arrive(ran)
         try:
-            reading = self.reader.read(ran.outputs, ran.target, len(ran.group))
+            reading = self.reader.read(ran.outputs, ran.target, len(ran.group), ran.group.size)
+        except RowCountError:
+            raise  # no sample of the group is known by its row
         except EvalmodeError as error:
             if self.skip and self.reader.chosen is None:
                 self._decide(ran)
@@ -191,7 +193,7 @@ class Pass:
         for row in range(len(ran.group)):
             try:
                 outputs, target = (row_alone(tree, row, size) for tree in (ran.outputs, ran.target))
-                good.append((row, self.reader.read(outputs, target, 1)))
+                good.append((row, self.reader.read(outputs, target, 1, size)))
             except EvalmodeError as own:
                 bad.append((row, own))
                 if not self.skip and good:
@@ -219,7 +221,9 @@ class Pass:
                 outputs, arrived = _to_host(self.runner.outputs(row_alone(inputs, row, group.size)))
                 if arrived is not None:
                     arrived()
-                good.append((row, self.reader.read(outputs, row_alone(target, row, group.size), 1)))
+                good.append((row, self.reader.read(outputs, row_alone(target, row, group.size), 1, group.size)))
+            except RowCountError:
+                raise
             except EvalmodeError as own:
                 bad.append((row, own))
                 if not self.skip:

@@ -64,18 +64,19 @@ class Reader:
             loss = Untouched(loss, "loss", self.say, shared=True)
         self.loss = loss
 
-    def read(self, outputs: Any, target: Any, count: int) -> Reading:
-        """What the first `count` rows of a group give.
+    def read(self, outputs: Any, target: Any, count: int, size: int) -> Reading:
+        """What the first `count` of the `size` rows of a group give.
 
         Raises:
             TaskError: the task's functions do not fit, or a metric fails.
             BatchError: outputs are not finite, or do not fit the target.
+            RowCountError: outputs or target have another number of rows.
         """
         with torch.no_grad():
-            batch, said = answered(outputs, target, prediction=self.prediction)
+            batch, said = answered(outputs, target, prediction=self.prediction, samples=size)
             self.say(said)
             if self.chosen is None:
-                self.chosen = self._choose(batch)
+                self.chosen = self._choose(batch, count)
             rows = {chosen.name: _rows(chosen, batch, count) for chosen in self.chosen}
             answers = predictions(batch, self.chosen)
             scores = batch.scores if batch.scores is not None and batch.scores.ndim else None
@@ -89,38 +90,38 @@ class Reader:
                 _confidence(batch, count),
             )
 
-    def readable(self, outputs: Any, target: Any) -> bool:
+    def readable(self, outputs: Any, target: Any, size: int) -> bool:
         """Whether there are finite outputs that fit the target; what is measured of them is not asked."""
         try:
             with torch.no_grad():
-                answered(outputs, target, prediction=self.prediction)
+                answered(outputs, target, prediction=self.prediction, samples=size)
         except EvalmodeError:
             return False
         return True
 
-    def decide(self, outputs: Any, target: Any) -> None:
-        """Settle by this group what was not stated, without reading it.
+    def decide(self, outputs: Any, target: Any, count: int, size: int) -> None:
+        """Settle by this group what was not stated, without reading it; arguments as in `read`.
 
         Raises:
             TaskError, BatchError: as `read`.
         """
         with torch.no_grad():
-            batch, said = answered(outputs, target, prediction=self.prediction)
+            batch, said = answered(outputs, target, prediction=self.prediction, samples=size)
             self.say(said)
             if self.chosen is None:
-                self.chosen = self._choose(batch)
+                self.chosen = self._choose(batch, count)
 
     def say(self, *lines: str) -> None:
         """Keep what was inferred, once."""
         self.said.update(dict.fromkeys(line for line in lines if line))
 
-    def _choose(self, batch: Answered) -> tuple[Chosen, ...]:
+    def _choose(self, batch: Answered, count: int) -> tuple[Chosen, ...]:
         chosen = self.metrics
         if chosen is None:
             chosen, said = inferred_metrics(batch)
             self.say(said)
         if self.loss is not None and batch.target is not None:
-            loss, said = chosen_loss(self.loss, batch)
+            loss, said = chosen_loss(self.loss, batch, count)
             self.say(said)
             chosen = (*chosen, loss)
         refuse_equal_names([metric.name for metric in chosen])
