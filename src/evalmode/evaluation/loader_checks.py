@@ -24,7 +24,15 @@ from evalmode.errors import TaskError, UsageError
 from evalmode.evaluation.batches import loaded_apart
 from evalmode.observe.tree import leaves, same_bits
 
-__all__ = ["PADDING_FIX", "endless", "refuse_repeating", "require_apart", "require_end", "worker_deaths_told"]
+__all__ = [
+    "PADDING_FIX",
+    "broken_pipes_told",
+    "endless",
+    "refuse_repeating",
+    "require_apart",
+    "require_end",
+    "worker_deaths_told",
+]
 
 PADDING_FIX = (
     "pad every sample to one length in the dataset (a tokeniser's padding='max_length'), or hand over the dataset "
@@ -32,6 +40,7 @@ PADDING_FIX = (
 )
 _AS_THEY_COME = "exact=False evaluates the batches as they come, and says so"
 _PROBES = 16
+_DIED = "a process that reads samples died"
 
 
 def refuse_repeating(loader: DataLoader[Any]) -> tuple[str, ...]:
@@ -89,18 +98,58 @@ def _named(sampler: Any, total: int) -> list[int]:
 
 @contextlib.contextmanager
 def worker_deaths_told() -> Iterator[None]:
-    """Raises `TaskError` where a process that reads samples dies: torch has a bare `RuntimeError` for it."""
+    """Raises `TaskError` where a process that reads samples dies.
+
+    torch has a bare `RuntimeError` for it, which its signal handler raises wherever the main thread is: in the model,
+    in a metric, in the journal. What a worker's dataset raised is no death, and stays as it is.
+    """
     try:
         yield
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
+    except Exception as error:
+        told = isinstance(error, TaskError) and error.got.startswith(_DIED)
+        if not told and any(map(_says_death, _chain(error))):
+            raise _died(error) from error
+        raise
+
+
+@contextlib.contextmanager
+def broken_pipes_told() -> Iterator[None]:
+    """Raises `TaskError` where what a process that reads samples was sending breaks off, as it dies.
+
+    For reading by processes alone: what the dataset raises there says that it was caught in a worker.
+    """
+    try:
+        yield
+    except (EOFError, ConnectionError, FileNotFoundError) as error:
+        if "in DataLoader worker process" in str(error):
             raise
-        raise TaskError(
-            f"a process that reads samples died: {error}",
-            expected="samples that can be read, and memory for every process",
-            fix="workers=0 (num_workers=0 of a DataLoader) reads in this process and shows the error; fewer workers "
-            "need less memory",
-        ) from error
+        raise _died(error) from error
+
+
+def _died(error: Exception) -> TaskError:
+    said = next((str(seen) for seen in _chain(error) if _says_death(seen)), f"{type(error).__name__}: {error}")
+    return TaskError(
+        f"{_DIED}: {said}",
+        expected="samples that can be read, and memory for every process",
+        fix="workers=0 (num_workers=0 of a DataLoader) reads in this process and shows the error; fewer workers need "
+        "less memory",
+    )
+
+
+def _says_death(error: BaseException) -> bool:
+    text = str(error)
+    return (
+        isinstance(error, RuntimeError)
+        and text.startswith("DataLoader worker (pid")
+        and any(words in text for words in ("exited unexpectedly", "is killed by signal"))
+    )
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    seen: BaseException | None = error
+    while seen is not None:
+        yield seen
+        seen = seen.__cause__ or seen.__context__
 
 
 def endless(kind: str) -> UsageError:

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 from evalmode.errors import TaskError
 from evalmode.evaluation.groups import Group, Lost, Sample, grouped, largest_group
 from evalmode.evaluation.identity import sample_digest
-from evalmode.evaluation.loader_checks import worker_deaths_told
+from evalmode.evaluation.loader_checks import broken_pipes_told
 from evalmode.evaluation.runs import Runs
 from evalmode.evaluation.source import Source
 
@@ -26,8 +26,8 @@ __all__ = ["Loading", "ahead"]
 
 _AHEAD = 2  # groups read while one runs: enough to hide reading, few enough to bound memory
 _LOOKED = 4096  # positions looked up at a time
-_FAILURES = 1000  # errors of a stream without a sample between them: it will not go on by itself
-_PATIENCE = 1.0  # seconds that Ctrl-C waits for a sample that is being read: a stream may block for ever
+_FAILURES = 10_000  # errors without a sample between them of a stream that nothing bounds: it will not end by itself
+_PATIENCE = 1.0  # seconds that an end waits for a sample that is being read: a stream may block for ever
 _END = object()
 
 
@@ -114,9 +114,13 @@ class Loading:
             num_workers=self.workers,
             generator=torch.Generator().manual_seed(0),
         )
-        with worker_deaths_told():
-            for found in loader:
-                yield from found
+        batches = iter(loader)
+        while True:
+            with broken_pipes_told():
+                found = next(batches, None)
+            if found is None:
+                return
+            yield from found
 
     def _streamed(self) -> Iterator[Sample | Lost]:
         if self.source.stream is None:
@@ -129,8 +133,10 @@ class Loading:
                 value = next(iterator, _END)
             except Exception as error:
                 failed += 1
-                if failed == _FAILURES:
+                if self.samples is None and failed == _FAILURES:
                     raise _failing(self.source, error) from error
+                if self.samples is not None and position >= self.samples:
+                    return
                 if self._is_done(position):
                     position += 1
                     continue
@@ -229,7 +235,6 @@ def ahead(items: Iterable[Any], depth: int) -> Iterator[Any]:
 
     thread = threading.Thread(target=read, name="evalmode-loading", daemon=True)
     thread.start()
-    patience = None
     try:
         while True:
             item, error = held.get()
@@ -238,9 +243,6 @@ def ahead(items: Iterable[Any], depth: int) -> Iterator[Any]:
             if item is _END:
                 return
             yield item
-    except KeyboardInterrupt:
-        patience = _PATIENCE
-        raise
-    finally:
+    finally:  # also where the reader was interrupted or failed: the thread may then be in a call that never returns
         stopped.set()
-        thread.join(patience)
+        thread.join(_PATIENCE)

@@ -33,7 +33,7 @@ from evalmode.evaluation.identity import data_identity, described, model_identit
 from evalmode.evaluation.journal import Journal
 from evalmode.evaluation.keeping import Keeping
 from evalmode.evaluation.labels import GROUPS, Labels, inputs_named
-from evalmode.evaluation.loader_checks import endless, require_end, worker_deaths_told
+from evalmode.evaluation.loader_checks import broken_pipes_told, endless, require_end, worker_deaths_told
 from evalmode.evaluation.loading import Loading
 from evalmode.evaluation.options import Options
 from evalmode.evaluation.parquet import ParquetRows
@@ -102,6 +102,7 @@ class Work:
             require_writable(self.options.keep_predictions)
         split = self.options.split
         with contextlib.ExitStack() as stack:
+            stack.enter_context(worker_deaths_told())
             journal = None
             if self.options.journal is not None:
                 journal = stack.enter_context(Journal.open(self.options.journal, self._identity(source)))
@@ -288,7 +289,7 @@ class _AsTheyCome:
 
     def __init__(self, data: Any, batch_size: int, limit: int | None) -> None:
         self.batches = batches_from(data, batch_size, limit)
-        self.limit = limit
+        self.data, self.limit = data, limit
         self.samples = self.batches.samples
 
     def __iter__(self) -> Iterator[Group | Lost]:
@@ -305,7 +306,7 @@ class _AsTheyCome:
         batches = iter(self.batches)
         for number in itertools.count():
             try:
-                with worker_deaths_told():
+                with broken_pipes_told() if getattr(self.data, "num_workers", 0) else contextlib.nullcontext():
                     batch = next(batches, _END)
             except EvalmodeError:
                 raise
