@@ -8,7 +8,8 @@
     │   ├── PatternError                     a name pattern, type or module matches nothing in the model
     │   ├── BatchError                       the batch does not fit the calling rule or the model
     │   │   ├── NonFiniteOutputError         the model's output for a sample is NaN or infinite
-    │   │   └── RowCountError                outputs or targets have not one row for each sample
+    │   │   ├── RowCountError                outputs or targets have not one row for each sample
+    │   │   └── UnreadColumnError            a column of the data is looked up that cannot be read
     │   ├── TaskError                        a task file, import path or task function is wrong
     │   └── UndefinedFigureError             the samples leave a figure undefined, as AUROC of one class
     ├── SwitchError (RuntimeError)           a model cannot be switched as asked
@@ -36,6 +37,8 @@ A message is a page in small: what was got and where, what was expected, the fix
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 __all__ = [
     "ArtifactError",
     "BackendError",
@@ -62,6 +65,7 @@ __all__ = [
     "SwitchError",
     "TaskError",
     "UndefinedFigureError",
+    "UnreadColumnError",
     "UnstableModelError",
     "UsageError",
 ]
@@ -125,6 +129,22 @@ class BatchError(UsageError):
 
 class NonFiniteOutputError(BatchError):
     """The model's output for a sample is NaN or infinite."""
+
+
+class UnreadColumnError(BatchError):
+    """A column of the data is looked up that cannot be read; `reasons` say why, by the samples' places in the data."""
+
+    def __init__(
+        self,
+        got: str,
+        *,
+        expected: str | None = None,
+        fix: str | None = None,
+        explain: str | None = None,
+        reasons: Mapping[int, str] | None = None,
+    ) -> None:
+        super().__init__(got, expected=expected, fix=fix, explain=explain)
+        self.reasons = dict(reasons or {})
 
 
 class TaskError(UsageError):

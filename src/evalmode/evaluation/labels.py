@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import math
 from collections.abc import Collection, Mapping, Sequence
@@ -11,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from evalmode.errors import TaskError, UsageError
+from evalmode.errors import TaskError, UnreadColumnError, UsageError
 from evalmode.observe.tree import describe
 from evalmode.predictor.optimized import OptimizedPredictor
 
@@ -86,8 +87,13 @@ class Labels:
         for name in self.columns:
             found[name] = _column(batch, name, size)[: len(positions)]
         if self.every and isinstance(batch, Mapping):
-            for name, part in batch.items():
-                values = None if name in found else _values(part, size)
+            for name in batch:
+                values = None
+                if name not in found:
+                    with contextlib.suppress(
+                        UnreadColumnError
+                    ):  # a predicate that looks it up is told that it is not there
+                        values = _values(batch[name], size)
                 if values is not None:
                     found[str(name)] = values[: len(positions)]
         return found
@@ -120,7 +126,7 @@ def without_columns(batch: Any, named: Collection[str], wanted: Collection[str])
     """The batch without columns that only name or group its samples; those that the model takes stay."""
     if not named or not isinstance(batch, Mapping):
         return batch
-    return {name: part for name, part in batch.items() if name not in named or name in wanted}
+    return {name: batch[name] for name in batch if name not in named or name in wanted}
 
 
 def inputs_named(model: Any) -> frozenset[str]:

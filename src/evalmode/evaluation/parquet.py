@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import itertools
 import os
-from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from evalmode.errors import MissingExtraError, TaskError
-from evalmode.evaluation.batches import loaded_apart
+from evalmode.observe.columns import Columns
 
 __all__ = ["ParquetRows", "parquet_rows"]
 
@@ -46,78 +46,89 @@ def parquet_rows(path: Any) -> ParquetRows:
 
 
 class ParquetRows:
-    """A dataset of mappings, a row of the file each: numbers and lists of numbers as tensors, text as it is."""
+    """A dataset of mappings, a row of the file each: numbers and lists of numbers as tensors, text as it is.
+
+    A column that cannot be read, as a missing value or a time, raises when it is looked up, and stops nothing before.
+    """
 
     def __init__(self, file: Any, path: Any) -> None:
         self._file, self._path = file, path
         counts = [file.metadata.row_group(number).num_rows for number in range(file.metadata.num_row_groups)]
         self._starts: NDArray[np.int64] = np.cumsum([0, *counts])
         self._held: dict[int, dict[str, Any]] = {}
-        self._unread: frozenset[str] = frozenset()
 
     def digest(self) -> bytes:
         """SHA-256 of the file's bytes; when it was written takes no part."""
         with open(self._path, "rb") as file:
             return hashlib.file_digest(file, "sha256").digest()
 
-    def leave_unread(self, split: Callable[[Any], Any], named: Collection[str]) -> None:
-        """Leave out columns that would stop a sample, with a missing value or of times, if nobody reads them.
-
-        Who reads them is `split`, called with the first row, and whoever they are `named` by. A split that fails on
-        that row, or goes through all columns, reads all.
-        """
-        group = next(self._file.read_row_group(int(number)) for number in np.flatnonzero(np.diff(self._starts)))
-        batch = _Seen()
-        for name in group.column_names:
-            value = _column(group.column(name).combine_chunks())[0]
-            batch[name] = torch.zeros(1) if value is None else _batch_of(_value(value))
-        try:
-            loaded_apart(lambda: [split(batch)])
-        except Exception:  # noqa: BLE001 - the user's own code, which is told when it is run
-            return
-        if not batch.every:
-            self._unread = frozenset(self._stopping() - batch.read - {*named})
-            self._held.clear()
-
-    def _stopping(self) -> set[str]:
-        """The columns that have missing values, or values that make no batch."""
-        import pyarrow as pa
-
-        schema, found = self._file.schema_arrow, set()
-        for name in schema.names:
-            kind = schema.field(name).type
-            if pa.types.is_temporal(kind) or pa.types.is_decimal(kind) or pa.types.is_null(kind):
-                found.add(name)
-        metadata = self._file.metadata
-        for number in range(metadata.num_row_groups):
-            for place in range(metadata.num_columns):
-                column = metadata.row_group(number).column(place)
-                statistics = column.statistics
-                if statistics is None or not statistics.has_null_count or statistics.null_count:
-                    found.add(column.path_in_schema.partition(".")[0])
-        return found
-
     def __len__(self) -> int:
         return int(self._starts[-1])
 
-    def __getitem__(self, place: int) -> dict[str, Any]:
+    def __getitem__(self, place: int) -> Columns:
         if not 0 <= place < len(self):
             raise IndexError(place)
         number = int(np.searchsorted(self._starts, place, side="right")) - 1
         row = place - int(self._starts[number])
-        return {name: _value(column[row]) for name, column in self._group(number).items()}
+        values, unread = {}, {}
+        for name, cells in self._group(number).items():
+            values[name], reason = cells[row]
+            if reason:
+                unread[name] = {place: reason}
+        return Columns(values, unread, place=place)
 
-    def _group(self, number: int) -> dict[str, Any]:
+    def _group(self, number: int) -> dict[str, _Cells]:
         if number not in self._held:
-            wanted = [name for name in self._file.schema_arrow.names if name not in self._unread]
-            table = self._file.read_row_group(number, columns=wanted)
-            self._held[number] = {name: _column(table.column(name).combine_chunks()) for name in table.column_names}
+            table = self._file.read_row_group(number)
+            self._held[number] = {name: _Cells(table.column(name).combine_chunks()) for name in table.column_names}
             while len(self._held) > _HELD:
                 del self._held[next(iter(self._held))]
         return self._held[number]
 
     def __getstate__(self) -> dict[str, Any]:
         raise TypeError("a Parquet file is read in one process")  # pyarrow's readers do not travel
+
+
+class _Cells:
+    """A column of a row group: for each row its value, and why it cannot be read or an empty text.
+
+    A value that cannot be read is another one of the column.
+    """
+
+    def __init__(self, values: Any) -> None:
+        self.reason = f"values of type {values.type} make no tensor" if _makes_no_tensor(values.type) else ""
+        self.cells = () if self.reason else _column(values)
+        self.another: Any = None
+
+    def __getitem__(self, row: int) -> tuple[Any, str]:
+        if self.reason:
+            return torch.zeros(()), self.reason
+        try:
+            return _value(self.cells[row]), ""
+        except (TypeError, ValueError) as error:
+            return self._another(), str(error)
+
+    def _another(self) -> Any:
+        if self.another is None:
+            self.another = torch.zeros(())
+            for cell in self.cells:
+                with contextlib.suppress(TypeError, ValueError):
+                    self.another = _value(cell)
+                    break
+        return self.another
+
+
+def _makes_no_tensor(kind: Any) -> bool:
+    """Whether no value of the type can be one of a batch: times, decimals, null, maps, and lists or structs of such."""
+    import pyarrow as pa
+
+    is_ = pa.types
+    if is_.is_temporal(kind) or is_.is_decimal(kind) or is_.is_null(kind) or is_.is_map(kind):
+        return True
+    if is_.is_struct(kind):
+        return any(_makes_no_tensor(kind.field(place).type) for place in range(kind.num_fields))
+    listed = is_.is_list(kind) or is_.is_large_list(kind) or is_.is_fixed_size_list(kind)
+    return listed and _makes_no_tensor(kind.value_type)
 
 
 def _column(values: Any) -> Any:
@@ -150,58 +161,27 @@ def _even(parts: list[Any]) -> bool:
     return all(isinstance(part, np.ndarray) for part in parts) and len({part.shape for part in parts}) == 1
 
 
-def _batch_of(value: Any) -> Any:
-    return value[None] if isinstance(value, torch.Tensor) else [value]
-
-
-class _Seen(dict[str, Any]):
-    """A batch that notes which of its columns are read, and whether all of them may be."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.read: set[str] = set()
-        self.every = False
-
-    def __getitem__(self, name: str) -> Any:
-        self.read.add(name)
-        return super().__getitem__(name)
-
-    def get(self, name: str, default: Any = None) -> Any:
-        self.read.add(name)
-        return super().get(name, default)
-
-    def pop(self, name: str, *default: Any) -> Any:
-        self.every = True  # what is left may be read as a whole
-        return super().pop(name, *default)
-
-    def __iter__(self) -> Iterator[str]:
-        self.every = True
-        return super().__iter__()
-
-    def keys(self) -> Any:
-        self.every = True
-        return super().keys()
-
-    def items(self) -> Any:
-        self.every = True
-        return super().items()
-
-    def values(self) -> Any:
-        self.every = True
-        return super().values()
-
-    def copy(self) -> Any:
-        self.every = True
-        return super().copy()
-
-
 def _value(value: Any) -> Any:
+    """A cell as it is collated.
+
+    Raises:
+        TypeError, ValueError: it makes no batch.
+    """
     if isinstance(value, np.ndarray):
         return torch.from_numpy(value.copy())
     if isinstance(value, np.generic):
         return torch.from_numpy(np.asarray(value).copy())
     if isinstance(value, list) and value and not isinstance(value[0], str | bytes | dict | type(None)):
         return torch.as_tensor(np.asarray(value))
+    _require_plain(value)
+    return value
+
+
+def _require_plain(value: Any) -> None:
     if value is None:
         raise ValueError("a value is missing (null)")
-    return value
+    if isinstance(value, list | dict):
+        for part in value.values() if isinstance(value, dict) else value:
+            _require_plain(part)
+    elif not isinstance(value, str | bytes | int | float):
+        raise TypeError(f"values of type {type(value).__name__} make no tensor")

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from evalmode.errors import BatchError, EvalmodeError, ModelRunError, RowCountError
+from evalmode.errors import BatchError, EvalmodeError, ModelRunError, RowCountError, UnreadColumnError
 from evalmode.evaluation.devices import out_of_memory
 from evalmode.evaluation.groups import Group, Lost
 from evalmode.evaluation.keeping import Keeping
@@ -21,6 +21,7 @@ from evalmode.evaluation.progress import Tracker
 from evalmode.evaluation.reading import Reader, Reading, row_alone, rows_again
 from evalmode.evaluation.running import Runner
 from evalmode.evaluation.split import Split, checked_split, default_split
+from evalmode.observe.columns import Columns
 from evalmode.observe.tree import map_tensors
 
 __all__ = ["Pass"]
@@ -97,6 +98,9 @@ class Pass:
         if ran is None:
             return None
         _arrive(ran)
+        if len(ran.group) < len(group):  # samples were lost
+            self._decide(ran)
+            return None
         try:
             return self.reader.read(ran.outputs, ran.target, len(group), group.size)
         except EvalmodeError as error:
@@ -128,6 +132,27 @@ class Pass:
             self.reader.decide(rows_again(outputs, good, size), rows_again(target, good, size), len(good), size)
 
     def _start(self, group: Group, *, keep: bool = True) -> _Ran | None:
+        """The group, started; None where nothing is left of it to read.
+
+        Samples of which a column is looked up that cannot be read are lost, and the group goes on without them.
+        """
+        try:
+            return self._started(group, keep=keep)
+        except EvalmodeError as error:
+            unread = _unread(error)
+            places = group.positions if unread is None else [p for p in group.positions if p not in unread.reasons]
+            if unread is None or len(places) == len(group) or not isinstance(group.batch, Columns):
+                raise
+            for place in group.positions:
+                if place in unread.reasons and (keep or not self.skip):
+                    self._lost(Lost(place, unread.reasons[place], unread))
+            rows = [group.positions.index(place) for place in places]
+            if not rows:
+                return None
+            batch = group.batch.again([rows[row % len(rows)] for row in range(group.size)])
+        return self._start(Group(batch, tuple(places), group.size), keep=keep)
+
+    def _started(self, group: Group, *, keep: bool) -> _Ran | None:
         positions = np.asarray(group.positions, np.int64)
         ids = self.labels.ids(group.batch, positions, group.size)
         columns = self.labels.of(group.batch, positions, group.size)
@@ -136,7 +161,8 @@ class Pass:
         try:
             outputs = self._run(inputs, ids)
         except EvalmodeError as error:
-            if not keep or not isinstance(error, BatchError | ModelRunError) or out_of_memory(error):
+            told = isinstance(error, BatchError | ModelRunError)
+            if not keep or not told or out_of_memory(error) or _unread(error) is not None:
                 raise
             self._one_by_one(group, inputs, target, ids, columns, error)
             return None
@@ -251,10 +277,11 @@ class Pass:
             self.notes.append(lost.reason)
             return
         name = self.labels.name(lost.position)
+        own = lost.cause.fix if isinstance(lost.cause, UnreadColumnError) else "mend it"
         error = BatchError(
             f"sample {name}: {lost.reason}",
             expected="a sample that can be read",
-            fix="mend it, or on_bad_sample='skip' leaves such samples out, counts and lists them",
+            fix=f"{own}, or on_bad_sample='skip' leaves such samples out, counts and lists them",
         )
         if not self.skip:
             raise error from lost.cause
@@ -264,6 +291,14 @@ class Pass:
         self.reason = self.reason or error
         self.keeping.lose(position, name, reason.removeprefix(f"sample {name}: "))
         self.tracker.add(1)
+
+
+def _unread(error: BaseException) -> UnreadColumnError | None:
+    """The column that could not be read, where that is why something failed."""
+    seen: BaseException | None = error
+    while seen is not None and not isinstance(seen, UnreadColumnError):
+        seen = seen.__cause__
+    return seen
 
 
 def _of_sample(name: Any, error: EvalmodeError) -> EvalmodeError:

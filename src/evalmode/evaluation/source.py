@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 from evalmode.errors import TaskError
 from evalmode.evaluation.batches import loaded_apart
 from evalmode.evaluation.loader_checks import refuse_repeating, require_apart
+from evalmode.observe.columns import together
 from evalmode.observe.tree import describe, map_leaves
 
 __all__ = ["Source", "source_of"]
@@ -67,7 +68,7 @@ def source_of(data: Any) -> Source:
         from evalmode.evaluation.parquet import parquet_rows
 
         rows = parquet_rows(data)
-        return _of_dataset(rows, default_collate, own=False, kind=f"the Parquet file {os.fspath(data)!r}")
+        return _of_dataset(rows, together, own=False, kind=f"the Parquet file {os.fspath(data)!r}")
     if isinstance(data, DataLoader):
         return _of_loader(data)
     if isinstance(data, IterableDataset):

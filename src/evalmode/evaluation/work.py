@@ -36,7 +36,6 @@ from evalmode.evaluation.labels import GROUPS, Labels, inputs_named
 from evalmode.evaluation.loader_checks import broken_pipes_told, endless, require_end, worker_deaths_told
 from evalmode.evaluation.loading import Loading
 from evalmode.evaluation.options import Options
-from evalmode.evaluation.parquet import ParquetRows
 from evalmode.evaluation.passing import Pass
 from evalmode.evaluation.pictures import picture_of
 from evalmode.evaluation.predictions import require_writable, write_predictions
@@ -90,8 +89,6 @@ class Work:
         source = self.source = source_of(self.data) if self.options.exact else None
         if source is not None:
             self._require_end(source)
-            if isinstance(source.dataset, ParquetRows) and self.options.split is not None and not self.labels.every:
-                source.dataset.leave_unread(self.options.split, self.labels.named)
             self.labels.require_length(source.samples)
             self.notes += source.notes
         else:

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Callable, Mapping, MutableMapping
+from collections.abc import Callable, Iterable, Mapping, MutableMapping
 from typing import Any
 
 import torch
 from torch.utils import _pytree as pytree
 
+from evalmode.observe.columns import Columns
 from evalmode.observe.layouts import dense_parts, is_plain
 
 __all__ = [
@@ -125,7 +126,7 @@ def describe(tree: object) -> str:
             return f"nested {str(tree.dtype).removeprefix('torch.')} of {len(dense_parts(tree))}"
         return f"{str(tree.dtype).removeprefix('torch.')}{list(tree.shape)}"
     if isinstance(tree, Mapping):
-        return "{" + ", ".join(f"{key!r}: {describe(value)}" for key, value in list(tree.items())[:12]) + "}"
+        return "{" + ", ".join(f"{key!r}: {describe(value)}" for key, value in [*_entries(tree)][:12]) + "}"
     if isinstance(tree, list | tuple):
         inner = ", ".join(describe(item) for item in tree[:8]) + (", ..." if len(tree) > 8 else "")
         return f"[{inner}]" if isinstance(tree, list) else f"({inner})"
@@ -181,13 +182,19 @@ def _rebuild(function: Callable[[str, Any], Any], tree: Any, path: str, depth: i
 def _opened(leaf: Any) -> dict[str, Any] | None:
     """What a container unknown to pytree holds, by path piece; None for a real leaf."""
     if isinstance(leaf, Mapping):
-        return {f"[{key!r}]": value for key, value in leaf.items()}
+        return {f"[{key!r}]": value for key, value in _entries(leaf)}
     if dataclasses.is_dataclass(leaf) and not isinstance(leaf, type):
         return {f".{field.name}": getattr(leaf, field.name) for field in dataclasses.fields(leaf)}
     return None
 
 
+def _entries(mapping: Mapping[Any, Any]) -> Iterable[tuple[Any, Any]]:
+    return mapping.stored() if isinstance(mapping, Columns) else mapping.items()
+
+
 def _with_values(container: Any, values: list[Any]) -> Any:
+    if isinstance(container, Columns):
+        return container.holding(values)
     if isinstance(container, MutableMapping):
         changed = copy.copy(container)
         if isinstance(getattr(container, "data", None), dict):  # UserDict: its copy may share the dict
