@@ -3,11 +3,19 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from tests.predictor import fake_backend
 
 from evalmode.certificate import Certificate
 from evalmode.checking.catalog import CLAUSE_FILES
 from evalmode.cli.main import main
-from evalmode.predictor.artifact_file import MAGIC
+from evalmode.predictor import artifact, manifest
+
+
+@pytest.fixture
+def artifacts(monkeypatch):
+    """Predictors of a back end that needs no package can be saved."""
+    for module in (artifact, manifest):
+        monkeypatch.setattr(module, "backend_of", lambda name: fake_backend.backend())
 
 
 def test_kept(task_folder, capsys):
@@ -51,16 +59,38 @@ def test_broken_says_where_and_how_to_mend_it_and_ends_with_1(task_folder, capsy
     assert not Certificate.load("certificate.json").ok
 
 
-def test_no_artifact_of_an_earlier_run_stays_beside_a_new_certificate(task_folder, capsys):
+def test_no_artifact_of_an_earlier_run_stays_beside_a_new_certificate(task_folder, artifacts, capsys):
+    arguments = ["--budget", "0", "--limit", "8", "--probes", "fast", "--select", "no-randomness", "--out", "out"]
+    assert main(["certify", "task.py", *arguments]) == 0
     for task, status in (("broken.py", 1), ("task.py", 0)):
-        Path("out").mkdir(exist_ok=True)
-        Path("out/model.evalmode").write_bytes(MAGIC + b"of an earlier run")
-        assert main(["certify", task, "--budget", "0", "--limit", "8", "--out", "out"]) == status
+        fast = fake_backend.predictor()
+        fast.attach(Certificate.load("out/certificate.json"))
+        fast.save("out/model.evalmode")
+        assert main(["certify", task, *arguments]) == status
         assert not Path("out/model.evalmode").exists()
         assert "removed out/model.evalmode: it was of an earlier run" in capsys.readouterr().err
-    Path("out/model.evalmode").write_text("notes", encoding="utf-8")
-    assert main(["certify", "task.py", "--budget", "0", "--limit", "8", "--out", "out"]) == 0
-    assert Path("out/model.evalmode").read_text(encoding="utf-8") == "notes"
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_what_is_not_of_the_certificate_that_is_replaced_is_left_and_said(task_folder, artifacts, capsys, before):
+    arguments = ["certify", "task.py", "--budget", "0", "--limit", "8", "--probes", "fast", "--select", "no-randomness"]
+    if before:
+        assert main(arguments) == 0
+        capsys.readouterr()
+    fake_backend.predictor().save("model.evalmode")
+    kept = Path("model.evalmode").read_bytes()
+    assert main(arguments) == 0
+    assert Path("model.evalmode").read_bytes() == kept
+    assert capsys.readouterr().err.splitlines() == [
+        "model.evalmode is not of this certificate: it lay here before, and is left as it is"
+    ]
+    Path("model.evalmode").write_bytes(kept[:-20])
+    assert main(arguments) == 0
+    assert Path("model.evalmode").read_bytes() == kept[:-20]
+    assert "model.evalmode is not of this certificate: " in capsys.readouterr().err
+    Path("model.evalmode").write_text("notes", encoding="utf-8")
+    assert main(arguments) == 0
+    assert (Path("model.evalmode").read_text(encoding="utf-8"), capsys.readouterr().err) == ("notes", "")
 
 
 def test_no_report_of_an_earlier_run_stays_where_none_can_be_drawn(task_folder, capsys, monkeypatch):

@@ -106,13 +106,14 @@ def certify_task(
     certificate = selection.applied(found)
     steps: list[tuple[str, str]] = []
     if folder is not None:
+        earlier = _content(folder / "certificate.json")
         steps.append(("certificate", str(certificate.save(folder / "certificate.json"))))
         written: list[tuple[str, str]] = []
         if fast is not None:
             fast.attach(certificate)
             written = _model_step(fast, folder / "model.evalmode")
         if not written:
-            _remove_earlier(folder / "model.evalmode", begins_as_artifact)
+            _remove_earlier(folder / "model.evalmode", lambda path: _carries(path, earlier))
         steps += written
         drawn = _report_step(certificate, folder / "report.html")
         if not drawn:
@@ -138,8 +139,35 @@ def _model_step(fast: OptimizedPredictor, path: Path) -> list[tuple[str, str]]:
     return [("model", f"{saved}   machine code: loads with --allow-native" if native else saved)]
 
 
+def _content(path: Path) -> bytes | None:
+    try:
+        return path.read_bytes()
+    except OSError:
+        return None
+
+
+def _carries(path: Path, certificate: bytes | None) -> bool:
+    """Whether `path` is the artifact of the `certificate` that was replaced; any other one is said to stay."""
+    from evalmode.cli.options import begins_as_artifact
+    from evalmode.cli.printing import say
+    from evalmode.errors import EvalmodeError
+    from evalmode.predictor.artifact import inspect_artifact
+
+    if not begins_as_artifact(path):
+        return False
+    try:
+        carried = inspect_artifact(path).certificate
+    except EvalmodeError as error:
+        say(f"{path} is not of this certificate: {error.got}")
+        return False
+    if carried is None or carried.to_json() != certificate:
+        say(f"{path} is not of this certificate: it lay here before, and is left as it is")
+        return False
+    return True
+
+
 def _remove_earlier(path: Path, is_ours: Callable[[Path], bool]) -> None:
-    """An artifact or a report of an earlier run would pass for that of the certificate that now lies beside it."""
+    """What an earlier run wrote would pass for that of the certificate that now lies beside it; others' files stay."""
     from evalmode.cli.printing import say
 
     if not path.is_file():
