@@ -214,6 +214,12 @@ def test_what_is_no_certificate_is_refused(tmp_path: Path, data: bytes, message:
         Certificate.load(path)
 
 
+def test_a_place_that_cannot_be_written_is_said(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(CertificateError, match=r"cannot write '.*file/c.json': "):
+        example().save(tmp_path / "file" / "c.json")
+
+
 @pytest.mark.parametrize("field", ["samples", "batch_size", "exact", "metrics"])
 def test_null_stays_wrong_where_no_float_is_wanted(tmp_path: Path, field: str) -> None:
     whole = json.loads(example(evaluation=EvaluationRecord(samples=1, batch_size=1)).to_json())

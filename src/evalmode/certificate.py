@@ -260,9 +260,16 @@ class Certificate(msgspec.Struct, frozen=True, kw_only=True):
         return msgspec.json.format(msgspec.json.encode(self, order="deterministic"), indent=2) + b"\n"
 
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write the JSON to `path` atomically: a reader sees the old file or the new one, never half of one."""
-        with atomic_file(path) as file:
-            file.write(self.to_json())
+        """Write the JSON to `path` atomically: a reader sees the old file or the new one, never half of one.
+
+        Raises:
+            CertificateError: it cannot be written.
+        """
+        try:
+            with atomic_file(path) as file:
+                file.write(self.to_json())
+        except OSError as error:
+            raise CertificateError(f"cannot write {os.fspath(path)!r}: {error.strerror}") from error
         return Path(path)
 
     @classmethod

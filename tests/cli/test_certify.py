@@ -107,6 +107,48 @@ def test_no_report_of_an_earlier_run_stays_where_none_can_be_drawn(task_folder, 
     assert Path("report.html").read_text(encoding="utf-8") == "<html>my own</html>"
 
 
+UNREADABLE = """
+class Data(torch.utils.data.Dataset):
+    def __len__(self):
+        return 40
+
+    def __getitem__(self, place):
+        if place == 7:
+            raise {error}
+        return torch.ones(4) * place, place % 3
+
+def test_data():
+    return {data}
+"""
+
+
+@pytest.mark.parametrize("error", ["OSError(5, 'Input/output error', '7.png')", "RuntimeError('7.png')"])
+@pytest.mark.parametrize("loader", ["Data()", "DataLoader(Data(), 8)", "DataLoader(Data(), 8, num_workers=1)"])
+def test_a_sample_that_cannot_be_read_is_named_with_its_file(task_folder, capsys, error, loader):
+    text = Path("task.py").read_text(encoding="utf-8") + "\nfrom torch.utils.data import DataLoader\n"
+    Path("task.py").write_text(text + UNREADABLE.format(error=error, data=loader), encoding="utf-8")
+    for command in (["check", "task.py"], ["optimize", "task.py", "--budget", "1"]):
+        assert main(command) == 2
+        said = capsys.readouterr().err.splitlines()[0]
+        assert said.startswith(f"BatchError: sample 7 of test_data() cannot be read: {error.partition('(')[0]}: ")
+        assert "7.png" in said
+
+
+def test_a_stream_that_cannot_be_read_is_told_without_a_place(task_folder, capsys):
+    text = """
+class Data(torch.utils.data.IterableDataset):
+    def __iter__(self):
+        yield torch.ones(4), 1
+        raise OSError("gone")
+
+def test_data():
+    return Data()
+"""
+    Path("task.py").write_text(Path("task.py").read_text(encoding="utf-8") + text, encoding="utf-8")
+    assert main(["check", "task.py"]) == 2
+    assert "the data of test_data() cannot be read: OSError: gone" in capsys.readouterr().err
+
+
 def test_json_is_exactly_the_certificate(task_folder, capfdbinary):
     assert main(["certify", "task.py", "--format", "json", "--out", "here"]) == 0
     assert capfdbinary.readouterr().out == Path("here/certificate.json").read_bytes()

@@ -1,3 +1,4 @@
+import errno
 import os
 import signal
 import subprocess
@@ -109,6 +110,17 @@ def test_a_defect_of_evalmode_is_neither_kept_nor_broken(folder, capsys, monkeyp
     assert "evalmode itself failed" in shown
 
 
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), BrokenPipeError(errno.EPIPE, "")])
+def test_an_error_of_the_system_that_is_not_of_the_output_is_not_told_as_such(folder, capsys, monkeypatch, error):
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr("evalmode.certification.certified", fail)
+    assert main(["certify", "task.py"]) == 70
+    shown = capsys.readouterr().err
+    assert "evalmode itself failed" in shown and "cannot write the result" not in shown
+
+
 def test_no_command_is_a_wrong_command(capsys):
     assert main([]) == 2
     shown = capsys.readouterr()
@@ -178,7 +190,7 @@ def test_an_interruption_ends_with_130_and_one_line(folder):
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
 @pytest.mark.parametrize("unbuffered", ["", "1"])
-@pytest.mark.parametrize("arguments", [["explain", "EM171"], ["--version"]])
+@pytest.mark.parametrize("arguments", [["explain", "EM171"], ["--version"], ["--help"], ["check", "-h"]])
 def test_a_full_disk_is_one_line_and_no_defect(arguments, unbuffered):
     source = str(Path(evalmode.__file__).parents[1])
     environment = {**os.environ, "PYTHONPATH": source, "PYTHONUNBUFFERED": unbuffered}

@@ -10,7 +10,7 @@ import msgspec
 import torch
 
 from evalmode.certificate import Certificate, ClauseResult
-from evalmode.certification.preparation import inputs_of, module_of, on_device
+from evalmode.certification.preparation import inputs_of, module_of, on_device, read
 from evalmode.clause import Verdict
 from evalmode.errors import EvalmodeError, TaskError, UsageError
 from evalmode.evaluation.batches import batches_from
@@ -90,7 +90,8 @@ def optimize_loaded(
 
 def task_pairs(task: Task, batch_size: int) -> tuple[list[Any], Any]:
     """The pairs (inputs, target) and the metric that the tolerance "task" is held against."""
-    pairs = [_pair(task, batch) for batch in batches_from(task.data("test_data"), batch_size)]
+    batches = batches_from(task.data("test_data"), batch_size)
+    pairs = [_pair(task, batch) for batch in read(batches, task, "test_data")]
     return pairs, task.metrics[0] if isinstance(task.metrics, list | tuple) and task.metrics else None
 
 
@@ -99,12 +100,17 @@ def first_inputs(task: Task, batch_size: int) -> tuple[Any, str]:
 
     Raises:
         TaskError: there are none.
+        BatchError: a sample cannot be read.
     """
-    for part, origin in (("test_data", "test"), ("train_data", "training")):
-        data = task.data(part)  # type: ignore[arg-type]
+    parts: tuple[tuple[Literal["test_data", "train_data"], str], ...] = (
+        ("test_data", "test"),
+        ("train_data", "training"),
+    )
+    for part, origin in parts:
+        data = task.data(part)
         if data is None:
             continue
-        batch = next(iter(batches_from(data, batch_size)), None)
+        batch = next(read(batches_from(data, batch_size), task, part), None)
         if batch is not None:
             return inputs_of(task, batch), origin
     raise TaskError(

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal
 
 from torch import nn
+from torch.utils.data import DataLoader
 
-from evalmode.errors import NotAModuleError, TaskError
-from evalmode.evaluation.batches import Batches, batch_length, batches_from
+from evalmode.errors import BatchError, EvalmodeError, NotAModuleError, TaskError
+from evalmode.evaluation.batches import Batches, batch_length, batches_from, loaded_apart
 from evalmode.evaluation.devices import model_device, on_device, usable_device
+from evalmode.evaluation.loader_checks import worker_deaths_told
 from evalmode.evaluation.split import TARGET_KEYS, checked_split, default_split
 from evalmode.observe.tree import describe, map_tensors
 from evalmode.task import Task
@@ -24,6 +26,7 @@ __all__ = [
     "module_of",
     "on_device",
     "probe_inputs",
+    "read",
     "usable_device",
 ]
 
@@ -35,18 +38,21 @@ def probe_inputs(task: Task, batches: Batches | None, samples: int = PROBE_SAMPL
 
     Raises:
         TaskError: the task has neither test nor training data.
+        BatchError: a sample cannot be read.
     """
-    origin = "test"
+    part: Literal["test_data", "train_data"] = "test_data"
     if batches is None:
-        train_data = task.data("train_data")
+        part = "train_data"
+        train_data = task.data(part)
         if train_data is None:
             raise TaskError(
                 f"{task.home} has no test data, so there is no batch to check with",
                 expected="def test_data() that returns a DataLoader, a Dataset, or a pair (inputs, targets)",
                 fix="add it to the task, or give the shape of an input: evalmode check TASK --input 8,3,224,224",
             )
-        batches, origin = batches_from(train_data, samples, samples), "training"
-    first = next(iter(batches), None)
+        batches = batches_from(train_data, samples, samples)
+    origin = "test" if part == "test_data" else "training"
+    first = next(read(batches, task, part), None)
     if first is None:
         raise TaskError(f"the {origin} data of {task.home} gave no batch", expected="at least one sample")
     inputs = inputs_of(task, first)
@@ -57,6 +63,41 @@ def probe_inputs(task: Task, batches: Batches | None, samples: int = PROBE_SAMPL
     cut = map_tensors(lambda tensor: tensor[:kept] if tensor.dim() and len(tensor) == length else tensor, inputs)
     counted = "first sample" if kept == 1 else f"first {kept} samples"
     return cut, f"probes: the {counted} of the {origin} data"
+
+
+def read(batches: Batches, task: Task, part: Literal["test_data", "train_data"]) -> Iterator[Any]:
+    """The batches of a part of the task's data.
+
+    Raises:
+        BatchError: one cannot be read; the message names the sample where the data can be asked for it alone.
+        TaskError: a process that reads samples died.
+    """
+    try:
+        with worker_deaths_told():
+            yield from batches
+    except EvalmodeError:
+        raise
+    except Exception as error:
+        place, cause = _unreadable(task.data(part)) or (None, error)
+        where = f"the data of {part}()" if place is None else f"sample {place} of {part}()"
+        raise BatchError(
+            f"{where} cannot be read: {type(cause).__name__}: {cause}",
+            expected="samples that can be read",
+            fix="mend it, or leave it out of the data",
+        ) from error
+
+
+def _unreadable(data: Any) -> tuple[int, Exception] | None:
+    """The first sample of a dataset, or of a DataLoader's, that cannot be read, and why."""
+    dataset = data.dataset if isinstance(data, DataLoader) else data
+    if not hasattr(dataset, "__getitem__") or not hasattr(dataset, "__len__"):
+        return None
+    for place in range(len(dataset)):
+        try:
+            loaded_apart(lambda place=place: [dataset[place]])  # type: ignore[misc]
+        except Exception as error:  # noqa: BLE001 - a decoder of the user's may raise anything
+            return place, error
+    return None
 
 
 def inputs_as_then(task: Task, described: str) -> Any:

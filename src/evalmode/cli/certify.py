@@ -148,7 +148,6 @@ def _content(path: Path) -> bytes | None:
 
 def _carries(path: Path, certificate: bytes | None) -> bool:
     """Whether `path` is the artifact of the `certificate` that was replaced; any other one is said to stay."""
-    from evalmode.cli.options import begins_as_artifact
     from evalmode.cli.printing import say
     from evalmode.errors import EvalmodeError
     from evalmode.predictor.artifact import inspect_artifact

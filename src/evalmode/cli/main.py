@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import importlib
 import os
 import sys
@@ -13,6 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 import evalmode
+from evalmode.cli.printing import UnwrittenError, writing
 from evalmode.errors import EvalmodeError
 
 __all__ = ["main"]
@@ -35,8 +35,8 @@ COMMANDS = (
     "report",
     "verify",
 )
+_HELP = {"-h", "--help"}
 _INTERRUPTED, _BROKEN_PIPE = 130, 141  # 128 + the signal's number, as shells count
-_FULL = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EIO}
 _UNWRITTEN = 2  # as where a file cannot be written
 _DEFECT = 70  # EX_SOFTWARE of sysexits.h: no verdict on the model
 
@@ -53,13 +53,11 @@ def main(argv: list[str] | None = None) -> int:
     if "--debug" in arguments:  # wherever it stands
         arguments = ["--debug", *(argument for argument in arguments if argument != "--debug")]
     try:
-        typer.main.get_command(app).main(args=arguments, prog_name="evalmode")
+        typer.main.get_command(app).main(args=arguments, prog_name="evalmode", obj=arguments)
     except SystemExit as end:
         status = end.code if isinstance(end.code, int) else int(end.code is not None)
         return _flushed(status)
-    except OSError as error:
-        if error.errno not in _FULL:
-            return _defect()
+    except OSError as error:  # no command has run: of a help page, or the version
         return _unwritten(error)
     except Exception:  # noqa: BLE001 - a defect of evalmode
         return _defect()
@@ -95,7 +93,8 @@ class _Commands(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         try:
             result = super().invoke(ctx)
-            sys.stdout.flush()
+            with writing():
+                sys.stdout.flush()
         except (typer.Exit, typer.Abort):
             raise
         except EvalmodeError as error:
@@ -103,9 +102,10 @@ class _Commands(TyperGroup):
         except KeyboardInterrupt as error:
             print(f"evalmode: {error}" if str(error) else "evalmode: stopped", file=sys.stderr)
             raise typer.Exit(_INTERRUPTED) from error
-        except BrokenPipeError as error:
-            _let_go_of_stdout()
-            raise typer.Exit(_BROKEN_PIPE) from error
+        except (UnwrittenError, OSError) as error:
+            help_page = not _HELP.isdisjoint(ctx.obj or ())  # printed by click, and no code of the user's has run
+            cause = error if help_page else error.__cause__ if isinstance(error, UnwrittenError) else None
+            raise typer.Exit(_unwritten(cause) if isinstance(cause, OSError) else _defect()) from error
         return result
 
 
@@ -143,6 +143,8 @@ def _flushed(status: int) -> int:
 
 def _unwritten(error: OSError) -> int:
     _let_go_of_stdout()
+    if isinstance(error, BrokenPipeError):  # whoever read has gone, which is no error
+        return _BROKEN_PIPE
     print(f"evalmode: cannot write the result: {error.strerror}", file=sys.stderr)
     return _UNWRITTEN
 
@@ -171,7 +173,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     no_args_is_help=True,
     epilog=EPILOG,
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 80},
+    context_settings={"help_option_names": sorted(_HELP), "max_content_width": 80},
 )
 
 

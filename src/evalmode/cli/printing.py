@@ -7,7 +7,7 @@ import dataclasses
 import os
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, TextIO
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Progress",
+    "UnwrittenError",
     "move_model",
     "print_certificate",
     "print_json",
@@ -32,6 +33,7 @@ __all__ = [
     "users_code",
     "writable_file",
     "writable_folder",
+    "writing",
 ]
 
 _STAGES = {"load": "loading", "check": "checking the contract", "evaluate": "evaluating"}
@@ -42,9 +44,27 @@ def users_code() -> contextlib.AbstractContextManager[object]:
     return contextlib.redirect_stdout(sys.stderr)
 
 
+class UnwrittenError(Exception):
+    """Standard output cannot be written: its cause is the `OSError`, which is none of the user's data."""
+
+
+@contextlib.contextmanager
+def writing() -> Iterator[None]:
+    """While a result is printed.
+
+    Raises:
+        UnwrittenError: it cannot be.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise UnwrittenError from error
+
+
 def print_text(text: str) -> None:
     """Print a result and flush it, so that a reader who has gone is noticed here."""
-    print(text, flush=True)
+    with writing():
+        print(text, flush=True)
 
 
 def print_certificate(certificate: Certificate, form: str, text_of: Callable[[Certificate], str]) -> None:
@@ -57,7 +77,7 @@ def print_certificate(certificate: Certificate, form: str, text_of: Callable[[Ce
         from evalmode.terminal import look
 
         for line in workflow_commands(certificate, unicode=look().unicode):
-            print(line)
+            print_text(line)
     print_text(text_of(certificate))
 
 
@@ -65,12 +85,13 @@ def print_json(certificate: Certificate) -> None:
     """The certificate, byte for byte as it is written to a file, where standard output takes bytes."""
     data = certificate.to_json()
     buffer = getattr(sys.stdout, "buffer", None)
-    if buffer is None:
-        sys.stdout.write(data.decode())
-    else:
+    with writing():
+        if buffer is None:
+            sys.stdout.write(data.decode())
+        else:
+            sys.stdout.flush()
+            buffer.write(data)
         sys.stdout.flush()
-        buffer.write(data)
-    sys.stdout.flush()
 
 
 def say(note: str) -> None:
