@@ -7,10 +7,12 @@ import time
 from pathlib import Path
 
 import pytest
+import typer
 
 import evalmode
+from evalmode.cli import compare, evaluate, optimize
 from evalmode.cli.main import main
-from evalmode.cli.option_names import as_options
+from evalmode.cli.option_names import as_options, options_of
 from evalmode.errors import UsageError
 
 
@@ -212,12 +214,25 @@ def test_a_full_disk_is_one_line_and_no_defect(arguments, unbuffered):
         ("a file of keep_predictions=", "a file of --keep-predictions"),
         ("exact=False, or batch_size=8", "--as-it-comes, or --batch-size 8"),
         ("on_bad_sample='skip' leaves it out", "--on-bad-sample skip leaves it out"),
+        ("limit=10_000, or limit=math.inf if it ends", "--limit 10000, or --limit inf if it ends"),
+        (
+            "slices=['class', ('length', 4), {'night': lambda columns: columns['hour'] > 20}]",
+            "--slice class --slice length/4",
+        ),
+        ("evaluate both with the same metrics=", "evaluate both with the same --metric"),
+        ("evaluate it with metrics=['log loss']", "evaluate it with --metric 'log loss'"),
+        ("workers=0 (num_workers=0 of a DataLoader)", "--workers 0 (num_workers=0 of a DataLoader)"),
+        ("evalmode.optimize(model, batch, batch_sizes=(1,))", "evalmode.optimize(model, batch, batch_sizes=(1,))"),
+        ("evalmode.evaluate(model, data, limit=8)", "evalmode.evaluate(model, data, limit=8)"),
+        ("journal='a b/journal.sqlite'", "--journal 'a b/journal.sqlite'"),
+        ("margin=0.01", "margin=0.01 (in Python)"),
         ("pass forward=lambda model, batch: ...", "pass def forward(model, batch): ... in the task"),
         ("metrics = {'own': lambda outputs, target: 0}", "metrics = {'own': lambda outputs, target: 0}"),
     ],
 )
 def test_advice_names_the_option_and_what_was_got_stays(python, shell):
-    told = as_options(UsageError("limit=3 was got", expected=python, fix=python)).splitlines()
+    options = options_of(typer.main.get_command(evaluate.app).params)
+    told = as_options(UsageError("limit=3 was got", expected=python, fix=python), options).splitlines()
     assert told == ["limit=3 was got", f"  expected: {shell}", f"  fix: {shell}"]
 
 
@@ -225,6 +240,42 @@ def test_the_commands_speak_of_options(task_folder, capsys):
     assert main(["evaluate", "task.py", "--confidence", "95"]) == 2
     said = capsys.readouterr().err
     assert "fix: --confidence 0.95" in said and "confidence=" not in said
+
+
+@pytest.mark.parametrize(
+    ("command", "python", "shell"),
+    [
+        (compare, "margin=0.01, or on_bad_sample='skip'", "--margin 0.01, or on_bad_sample='skip' (in Python)"),
+        (compare, "the same metrics=", "the same --metric"),
+        (optimize, "budget_s=9, batch_sizes=[...]", "--budget 9, --batch-size ..."),
+        (optimize, "as backends=['openvino', 'onnxruntime']", "as --backend openvino --backend onnxruntime"),
+        (optimize, "stable=False", "--no-stable"),
+    ],
+)
+def test_only_options_of_the_command_that_runs_are_advised(command, python, shell):
+    options = options_of(typer.main.get_command(command.app).params)
+    assert as_options(UsageError("got", fix=python), options).splitlines() == ["got", f"  fix: {shell}"]
+
+
+def test_a_stream_is_evaluated_with_the_limit_that_is_advised(task_folder, capsys):
+    stream = """
+class Stream(torch.utils.data.IterableDataset):
+    def __iter__(self):
+        return ((torch.ones(4) * place, place % 3) for place in range(9))
+
+def test_data():
+    return Stream()
+"""
+    Path("task.py").write_text(Path("task.py").read_text(encoding="utf-8") + stream, encoding="utf-8")
+    assert main(["evaluate", "task.py"]) == 2
+    assert "--limit inf if it ends by itself" in capsys.readouterr().err
+    assert main(["evaluate", "task.py", "--limit", "inf"]) == 0
+    assert "9 samples" in capsys.readouterr().out
+    assert main(["compare", "task.py", "task.py"]) == 2
+    assert "--limit" not in capsys.readouterr().err
+    for wrong in ("math.inf", "0", "2.5"):
+        assert main(["evaluate", "task.py", "--limit", wrong]) == 2
+        assert "limit" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("command", [["evaluate", "task.py"], ["compare", "task.py", "task.py"]])

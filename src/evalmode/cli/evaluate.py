@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import math
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -66,8 +67,23 @@ BatchSizeOption = Annotated[
     int | None, typer.Option("--batch-size", metavar="N", min=1, help="Samples that are read at a time.")
 ]
 ConfidenceOption = Annotated[float, typer.Option("--confidence", metavar="C", help="Confidence of the intervals.")]
+
+
+def _limit(text: str) -> float:
+    try:
+        return math.inf if text == "inf" else int(text)
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is no whole number, and not inf") from None
+
+
 LimitOption = Annotated[
-    int | None, typer.Option("--limit", metavar="N", min=1, help="Evaluate the first N samples only.")
+    float | None,
+    typer.Option(
+        "--limit",
+        metavar="N",
+        parser=_limit,
+        help="Evaluate the first N samples only; inf: a stream without length, to its end.",
+    ),
 ]
 WorkersOption = Annotated[int, typer.Option("--workers", metavar="N", min=0, help="Processes that read samples.")]
 ExactOption = Annotated[

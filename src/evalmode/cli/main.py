@@ -6,6 +6,7 @@ import importlib
 import os
 import sys
 import traceback
+from collections.abc import Iterable
 from typing import Annotated, Any
 
 import typer
@@ -98,7 +99,9 @@ class _Commands(TyperGroup):
         except (typer.Exit, typer.Abort):
             raise
         except EvalmodeError as error:
-            raise typer.Exit(_explain(error, debug=ctx.params.get("debug", False))) from error
+            command = self.get_command(ctx, ctx.invoked_subcommand)
+            params = [] if command is None else command.params
+            raise typer.Exit(_explain(error, params, debug=ctx.params.get("debug", False))) from error
         except KeyboardInterrupt as error:
             print(f"evalmode: {error}" if str(error) else "evalmode: stopped", file=sys.stderr)
             raise typer.Exit(_INTERRUPTED) from error
@@ -109,19 +112,17 @@ class _Commands(TyperGroup):
         return result
 
 
-def _explain(error: EvalmodeError, *, debug: bool) -> int:
+def _explain(error: EvalmodeError, params: Iterable[Any], *, debug: bool) -> int:
     """Print a user's mistake as its message alone; with its traceback when asked."""
-    from evalmode.cli.option_names import as_options
+    from evalmode.cli.option_names import as_options, options_of
     from evalmode.terminal import displayable, look
 
     sys.stdout.flush()
     if debug:
         traceback.print_exception(error)
     else:
-        print(
-            displayable(f"{type(error).__name__}: {as_options(error)}", unicode=look(sys.stderr).unicode),
-            file=sys.stderr,
-        )
+        told = f"{type(error).__name__}: {as_options(error, options_of(params))}"
+        print(displayable(told, unicode=look(sys.stderr).unicode), file=sys.stderr)
     return 2
 
 

@@ -2,45 +2,88 @@
 
 from __future__ import annotations
 
+import ast
 import re
+import shlex
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from evalmode.errors import EvalmodeError
 
-__all__ = ["as_options"]
+__all__ = ["as_options", "options_of"]
 
 _PHRASES = {
     "evaluation.save()": "`evalmode evaluate --out`",
     "forward=lambda model, batch: ...": "def forward(model, batch): ... in the task",
 }
-_OPTIONS = (
-    "allow_native", "batch_size", "budget_s", "confidence", "device", "exact", "journal", "keep_predictions", "limit",
-    "margin", "on_bad_sample", "workers",
+_NAMES = (
+    "allow_native", "backends", "batch_size", "batch_sizes", "budget_s", "confidence", "device", "exact",
+    "higher_is_better", "journal", "keep_predictions", "limit", "margin", "metric", "metrics", "on_bad_sample",
+    "probes", "slices", "stable", "workers",
 )  # fmt: skip
-_NAMED = {"budget_s": "--budget", "exact": "--exact"}
-_ARGUMENT = re.compile(rf"(?<![\w.(])({'|'.join(_OPTIONS)})=(?P<value>[^\s,;)]*)")
+_LIST = r"\[(?:[^\[\]]|\[[^\[\]]*\])*\]"
+_CALL = r"[\w.]+\((?:[^()]|\([^()]*\))*\)"  # Python, and so left as it is
+_ARGUMENT = re.compile(rf"{_CALL}|(?<![\w.(])(?P<name>{'|'.join(_NAMES)})=(?P<value>{_LIST}|'[^']*'|[^\s,;)]*)")
+
+Options = Mapping[str, tuple[str, str]]
 
 
-def as_options(error: EvalmodeError) -> str:
-    """The message, with what was expected and the fix as options; what was got stays as it is.
+def options_of(params: Iterable[Any]) -> Options:
+    """The options of a command by the names of its parameters: what sets each, and what turns it off."""
+    return {param.name: (_long(param.opts), _long(param.secondary_opts)) for param in params if _long(param.opts)}
+
+
+def _long(spellings: Iterable[str]) -> str:
+    return next((option for option in spellings if option.startswith("--")), "")
+
+
+def as_options(error: EvalmodeError, options: Options) -> str:
+    """The message, with what was expected and the fix as options of the command; what was got stays as it is.
 
     Example:
-        >>> print(as_options(EvalmodeError("confidence is 95", fix="confidence=0.95")))
+        >>> print(as_options(EvalmodeError("confidence is 95", fix="confidence=0.95"), {"confidence": ("--conf", "")}))
         confidence is 95
-          fix: --confidence 0.95
+          fix: --conf 0.95
     """
-    expected, fix = (None if text is None else _translated(text) for text in (error.expected, error.fix))
+    expected, fix = (None if text is None else _translated(text, options) for text in (error.expected, error.fix))
     return str(EvalmodeError(error.got, expected=expected, fix=fix, explain=error.explain))
 
 
-def _translated(text: str) -> str:
+def _translated(text: str, options: Options) -> str:
     for phrase, option in _PHRASES.items():
         text = text.replace(phrase, option)
-    return _ARGUMENT.sub(_option, text)
+    return _ARGUMENT.sub(lambda found: _option(found, options), text)
 
 
-def _option(found: re.Match[str]) -> str:
-    name, value = found[1], found["value"]
-    if name == "exact" and value == "False":
-        return "--as-it-comes"
-    option = _NAMED.get(name, "--" + name.replace("_", "-"))
-    return option if value in {"", "True"} else f"{option} {value.strip(chr(39))}"
+def _option(found: re.Match[str], options: Options) -> str:
+    name, value = found["name"], found["value"]
+    if name is None:
+        return found[0]
+    known = [option for option in (name, name.removesuffix("s"), name.removesuffix("_s")) if option in options]
+    if not known:
+        return f"{found[0]} (in Python)"
+    on, off = options[known[0]]
+    if value == "False" and off:
+        return off
+    return on if value in {"", "True"} else " ".join(f"{on} {part}" for part in _parts(value))
+
+
+def _parts(value: str) -> list[str]:
+    """A value as words of the shell, one for each entry of a list; an entry that only Python can hold is left out."""
+    try:
+        tree = ast.parse(value, mode="eval").body
+    except SyntaxError:
+        return [value]
+    if not isinstance(tree, ast.List):
+        return [_word(tree) or value.removeprefix("math.")]
+    return [word for word in map(_word, tree.elts) if word]
+
+
+def _word(tree: ast.expr) -> str:
+    try:
+        value = ast.literal_eval(tree)
+    except ValueError:
+        return ""
+    if isinstance(value, tuple):
+        return shlex.quote("/".join(map(str, value)))
+    return "..." if value is ... else shlex.quote(str(value))
