@@ -305,6 +305,16 @@ def test_a_clause_that_was_not_tested_is_no_difference_unless_it_is_broken_here(
     assert told[0].outcome is Outcome.DIFFERS
 
 
+def test_a_figure_that_only_the_data_of_here_has_can_be_ignored_and_a_name_of_nothing_cannot(made: Certificate) -> None:
+    task = Task(model=small(), test_data=pairs(), metrics=["accuracy", "log_loss", "brier_score"], name="Sequential")
+    verification = evalmode.verify(made, task, ignore="Brier score")
+    assert [result.name for result in verification.differing] == ["Brier score"]
+    assert verification.ok
+    assert not evalmode.verify(made, task).ok
+    with pytest.raises(UsageError, match=r"'weather', which is nothing that is tested\n.*Brier score"):
+        evalmode.verify(made, task, ignore="weather")
+
+
 def test_misuse_says_what_to_give(made: Certificate, tmp_path: Path) -> None:
     with pytest.raises(NotAModuleError, match="verify got a int"):
         evalmode.verify(made, 3)

@@ -88,7 +88,9 @@ def verify(
     """
     started = time.perf_counter()
     then = _read(certificate)
-    ignored = _checked_ignore(ignore, then)
+    ignored = (ignore,) if isinstance(ignore, str) else tuple(ignore)
+    if then.evaluation is None and then.optimization is None:  # else results of other names may come
+        _require_tested(ignored, _names(then))
     given = model_or_artifact.model if isinstance(model_or_artifact, ModulePredictor) else model_or_artifact
     options: dict[str, Any] = {
         "batch": batch,
@@ -106,6 +108,7 @@ def verify(
             expected="a torch.nn.Module, an evalmode.Task, or the path of an artifact",
             fix="evalmode.verify(certificate, model, data)",
         )
+    _require_tested(ignored, [*_names(then), *(result.name for result in results)])
     return Verification(then, here, results, ignored, time.perf_counter() - started)
 
 
@@ -129,17 +132,21 @@ def _read(source: Certificate | Source) -> Certificate:
     return Certificate.load(path)
 
 
-def _checked_ignore(ignore: str | Iterable[str], then: Certificate) -> tuple[str, ...]:
-    names = (ignore,) if isinstance(ignore, str) else tuple(ignore)
+def _names(then: Certificate) -> list[str]:
+    """The parts, and what is tested of them whatever is found."""
     known = [*PARTS, "weights", "class", *msgspec.structs.asdict(then.environment), "inputs"]
     known += [result.clause for result in then.clauses]
     known += ["golden outputs", "samples", "answers as plain", *DETAILS]
     known += [metric.name for metric in then.evaluation.metrics] if then.evaluation is not None else []
-    for name in names:
-        if name not in known:
-            expected = f"a part ({', '.join(PARTS)}), or one result ({', '.join(known[len(PARTS) :])})"
+    return known
+
+
+def _require_tested(ignored: Iterable[str], known: Iterable[str]) -> None:
+    results = [name for name in dict.fromkeys(known) if name not in PARTS]
+    for name in ignored:
+        if name not in (*PARTS, *results):
+            expected = f"a part ({', '.join(PARTS)}), or one result ({', '.join(results)})"
             raise UsageError(f"ignore names {name!r}, which is nothing that is tested", expected=expected)
-    return names
 
 
 def _batch_size(record: EvaluationRecord | None) -> int:
