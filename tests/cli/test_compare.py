@@ -104,7 +104,17 @@ def test_misuse_ends_with_2_and_says_what_is_wrong(folder, capsys, arguments, sa
 def test_a_margin_that_no_share_can_exceed_is_refused(folder, capsys):
     assert main(["compare", "good.parquet", "bad.parquet", "--margin", "accuracy=1"]) == 2
     said = capsys.readouterr().err
-    assert "no difference of two shares is larger" in said and '--margin "accuracy=0.01"' in said
+    assert "no difference of two shares is larger" in said and "fix: --margin accuracy=0.01" in said
+
+
+@pytest.mark.parametrize("margin", [["--metric", "accuracy", "--margin", "2"], ["--margin", "top-5_accuracy=1"]])
+def test_a_margin_of_a_share_is_refused_before_anything_is_evaluated(folder, capsys, monkeypatch, margin):
+    def evaluated(*_, **__):
+        raise AssertionError("evaluated")
+
+    monkeypatch.setattr("evalmode.evaluation.contestants.evaluate", evaluated)
+    assert main(["compare", "task.py", "task.py", *margin]) == 2
+    assert "no difference of two shares is larger" in capsys.readouterr().err
 
 
 def test_worse_within_the_margin_says_so_in_the_headline(folder, capsys):

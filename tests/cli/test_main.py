@@ -247,6 +247,7 @@ def test_the_commands_speak_of_options(task_folder, capsys):
     [
         (compare, "margin=0.01, or on_bad_sample='skip'", "--margin 0.01, or on_bad_sample='skip' (in Python)"),
         (compare, "the same metrics=", "the same --metric"),
+        (compare, "margin={'log loss': 0.01}", "--margin 'log loss=0.01'"),
         (optimize, "budget_s=9, batch_sizes=[...]", "--budget 9, --batch-size ..."),
         (optimize, "as backends=['openvino', 'onnxruntime']", "as --backend openvino --backend onnxruntime"),
         (optimize, "stable=False", "--no-stable"),

@@ -323,6 +323,8 @@ def test_a_metric_of_another_kind_under_the_same_name_is_refused() -> None:
         ({"margin": -0.1}, "-0.1"),
         ({"margin": float("nan")}, "nan"),
         ({"margin": True}, "True"),
+        ({"margin": 1}, "no difference of two shares is larger"),
+        ({"margin": {"Accuracy": 1.5}}, "the margin of accuracy is 1.5"),
         ({"margin": {"f1": 0.1}}, "margin names 'f1'"),
         ({"confidence": 95}, "confidence is 95"),
         ({"names": ["one"]}, "names is"),

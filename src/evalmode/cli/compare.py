@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from evalmode.cli.options import DeviceOption
 from evalmode.errors import UsageError
-
-if TYPE_CHECKING:
-    from evalmode.evaluation.comparison import Comparison
 
 __all__ = ["app"]
 
@@ -102,7 +99,6 @@ def compare_models(
             names=None if len(set(models)) < len(models) else [_label(name, models) for name in models],
             **options,
         )
-    _refuse_whole_margin(comparison)
     if output_format is CompareFormat.JSON:
         print_text(comparison.to_json().decode().rstrip("\n"))
     else:
@@ -143,21 +139,6 @@ def _task(reference: str, weights: str | None) -> Any:
     from evalmode.fresh_process import load_seeded
 
     return load_seeded(reference, weights)
-
-
-def _refuse_whole_margin(comparison: Comparison) -> None:
-    """Every difference of two shares lies within 1: such a margin shows nothing.
-
-    Raises:
-        UsageError: a proportion has one.
-    """
-    for effect in comparison.effects:
-        if effect.proportion and effect.margin is not None and effect.margin >= 1:
-            raise UsageError(
-                f"the margin of {effect.metric} is {effect.margin:g}, and no difference of two shares is larger",
-                expected="a margin below 1: 0.01 is one point",
-                fix=f'--margin "{effect.metric}={effect.margin / 100:g}"',
-            )
 
 
 def _label(name: str, models: list[str]) -> str:

@@ -22,8 +22,11 @@ _NAMES = (
     "probes", "slices", "stable", "workers",
 )  # fmt: skip
 _LIST = r"\[(?:[^\[\]]|\[[^\[\]]*\])*\]"
+_MAPPING = r"\{[^{}]*\}"
 _CALL = r"[\w.]+\((?:[^()]|\([^()]*\))*\)"  # Python, and so left as it is
-_ARGUMENT = re.compile(rf"{_CALL}|(?<![\w.(])(?P<name>{'|'.join(_NAMES)})=(?P<value>{_LIST}|'[^']*'|[^\s,;)]*)")
+_ARGUMENT = re.compile(
+    rf"{_CALL}|(?<![\w.(])(?P<name>{'|'.join(_NAMES)})=(?P<value>{_LIST}|{_MAPPING}|'[^']*'|[^\s,;)]*)"
+)
 
 Options = Mapping[str, tuple[str, str]]
 
@@ -74,6 +77,9 @@ def _parts(value: str) -> list[str]:
         tree = ast.parse(value, mode="eval").body
     except SyntaxError:
         return [value]
+    if isinstance(tree, ast.Dict):
+        pairs = zip(tree.keys, tree.values, strict=True)
+        return [shlex.quote(f"{ast.unparse(name).strip(chr(39))}={ast.unparse(part)}") for name, part in pairs if name]
     if not isinstance(tree, ast.List):
         return [_word(tree) or value.removeprefix("math.")]
     return [word for word in map(_word, tree.elts) if word]

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evalmode.errors import ComparisonError, UsageError
-from evalmode.evaluation.contestants import contestants
+from evalmode.evaluation.contestants import contestants, known_proportions
 from evalmode.evaluation.effects import (
     Effect,
     Flipped,
@@ -20,6 +20,7 @@ from evalmode.evaluation.effects import (
     flipped_by,
     margin_of,
     plain,
+    refuse_whole,
 )
 from evalmode.evaluation.matching import matched, shared_metrics
 from evalmode.evaluation.result import Evaluation
@@ -172,13 +173,13 @@ def compare(
     if isinstance(confidence, bool) or not isinstance(confidence, int | float) or not 0 < confidence < 1:
         raise UsageError(f"confidence is {confidence!r}", expected="a number between 0 and 1", fix="confidence=0.95")
     wanted = _listed(metric)
+    shares = known_proportions((a, b, *more), data, [*(wanted or ()), *_named(margin)])
+    refuse_whole(_by_shared_name(margin, shares), shares)
     results = contestants((a, b, *more), data, names, options, wanted or ())
     metrics, given = _metrics(results, wanted, higher_is_better)
-    margins = margin_of(_by_shared_name(margin, metrics), metrics)
-    samples = matched(results)
-    clusters = _clusters(groups, samples[0])
-    labels = tuple(results)
+    samples, labels = matched(results), tuple(results)
     reference = results[labels[0]]
+    margins, clusters = _margins(margin, metrics, reference), _clusters(groups, samples[0])
     effects = [
         _effect(
             _metric(name, reference, results[label], label, higher_is_better, given.get(name)),
@@ -297,6 +298,17 @@ def _listed(metric: str | Metric | Sequence[str | Metric] | None) -> list[str | 
         if not isinstance(one, str | Metric):
             raise UsageError(f"metric is {one!r}", expected="the name of a metric, or several")
     return listed
+
+
+def _named(margin: float | Mapping[str, float] | None) -> list[str]:
+    return [name for name in margin if isinstance(name, str)] if isinstance(margin, Mapping) else []
+
+
+def _margins(
+    margin: float | Mapping[str, float] | None, metrics: tuple[str, ...], reference: Evaluation
+) -> dict[str, float]:
+    shares = [name for name in metrics if reference.metrics[name].aggregate is Aggregate.PROPORTION]
+    return margin_of(_by_shared_name(margin, metrics), metrics, shares)
 
 
 def _by_shared_name(

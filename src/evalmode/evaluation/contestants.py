@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +12,14 @@ from torch import nn
 from evalmode.errors import ComparisonError, UsageError
 from evalmode.evaluation.evaluator import evaluate
 from evalmode.evaluation.result import Evaluation
-from evalmode.measure.catalog import is_listed
-from evalmode.measure.metric import Metric
+from evalmode.measure.catalog import is_listed, metric_named
+from evalmode.measure.metric import Aggregate, Metric
 from evalmode.predictor.artifact import load
 from evalmode.predictor.artifact_file import MAGIC
 from evalmode.predictor.protocol import Predictor
 from evalmode.task import Task
 
-__all__ = ["contestants"]
+__all__ = ["contestants", "known_proportions"]
 
 _EXPECTED = "an Evaluation, the Parquet file of its predictions, or a model with data="
 
@@ -51,6 +51,15 @@ def contestants(
         )
     labels = list(names) if names is not None else _labels([_label(*pair) for pair in zip(given, results, strict=True)])
     return dict(zip(labels, results, strict=True))
+
+
+def known_proportions(given: Sequence[Any], data: object, metrics: Iterable[str | Metric]) -> tuple[str, ...]:
+    """Which of the metrics are proportions, as far as that is known before models are evaluated."""
+    if not all(map(_is_model, given)):  # a result may have kept a metric of its own under such a name
+        return ()
+    known = [one for one in metrics if _of_catalog([one], (*given, data))]
+    found = [one if isinstance(one, Metric) else metric_named(one) for one in known]
+    return tuple(metric.name for metric in found if metric.aggregate is Aggregate.PROPORTION)
 
 
 def _is_model(given: object) -> bool:

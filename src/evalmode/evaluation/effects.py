@@ -14,7 +14,16 @@ from numpy.typing import NDArray
 from evalmode.errors import UsageError
 from evalmode.measure.paired import holm
 
-__all__ = ["Effect", "Flipped", "Outcome", "adjusted", "flipped_by", "margin_of", "plain"]
+__all__ = [
+    "Effect",
+    "Flipped",
+    "Outcome",
+    "adjusted",
+    "flipped_by",
+    "margin_of",
+    "plain",
+    "refuse_whole",
+]
 
 
 class Outcome(enum.StrEnum):
@@ -104,11 +113,13 @@ def flipped_by(
     return Flipped(metric, *labels, gained=ids[second & ~first], lost=ids[first & ~second])
 
 
-def margin_of(margin: float | Mapping[str, float] | None, metrics: tuple[str, ...]) -> dict[str, float]:
+def margin_of(
+    margin: float | Mapping[str, float] | None, metrics: tuple[str, ...], proportions: Sequence[str] = ()
+) -> dict[str, float]:
     """The margin of each metric that has one; a number is that of all, in each one's own units.
 
     Raises:
-        UsageError: a margin is no positive number, or belongs to no metric of the comparison.
+        UsageError: a margin is no positive number, belongs to no metric of the comparison, or is a whole share.
 
     Example:
         >>> margin_of({"accuracy": 0.01}, ("accuracy", "log loss"))
@@ -128,7 +139,25 @@ def margin_of(margin: float | Mapping[str, float] | None, metrics: tuple[str, ..
                 expected="a positive number in the units of the metric (0.01 is one point of accuracy)",
                 fix="margin=0.01",
             )
+    refuse_whole(given, proportions)
     return {name: float(value) for name, value in given.items()}
+
+
+def refuse_whole(margin: float | Mapping[str, float] | None, proportions: Sequence[str]) -> None:
+    """Every difference of two shares lies within 1: such a margin shows nothing.
+
+    Raises:
+        UsageError: a proportion has one.
+    """
+    given = margin if isinstance(margin, Mapping) else dict.fromkeys(proportions, margin)
+    for name in proportions:
+        value = given.get(name)
+        if isinstance(value, int | float) and not isinstance(value, bool) and value >= 1:
+            raise UsageError(
+                f"the margin of {name} is {value:g}, and no difference of two shares is larger",
+                expected="a margin below 1: 0.01 is one point",
+                fix=f"margin={ {name: 0.01} }",
+            )
 
 
 def adjusted(effects: Sequence[Effect], level: float) -> tuple[Effect, ...]:
