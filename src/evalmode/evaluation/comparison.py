@@ -116,9 +116,8 @@ class Comparison:
             )
             lines.append(line)
             if effect.flipped is not None:
-                gained, lost = effect.flipped.gained, effect.flipped.lost
+                gained, lost, better = effect.flipped.gained, effect.flipped.lost, effect.higher_is_better
                 shown = [tuple(map(str, ids[:_SHOWN].tolist())) for ids in (gained, lost)]
-                better = effect.higher_is_better
                 flips.append(FlipLine(effect.metric, models, len(gained), len(lost), shown[0], shown[1], better))
         return comparison_text(self.labels, self.samples, lines, flips, confidence=self.confidence, notes=self.notes)
 
@@ -177,8 +176,7 @@ def compare(
     refuse_whole(_by_shared_name(margin, shares), shares)
     results = contestants((a, b, *more), data, names, options, wanted or ())
     metrics, given = _metrics(results, wanted, higher_is_better)
-    samples, labels = matched(results), tuple(results)
-    reference = results[labels[0]]
+    samples, labels, reference = matched(results), tuple(results), next(iter(results.values()))
     margins, clusters = _margins(margin, metrics, reference), _clusters(groups, samples[0])
     effects = [
         _effect(
