@@ -74,3 +74,9 @@ def test_each_evaluation_names_its_file_and_weights_and_equal_ones_are_one(certi
     assert "one.json and one.parquet, Linear" in page and "two.json, Linear" in page
     assert all(f"weights {digest}" in page for digest in digests)
     assert f"Of other weights ({digests[1]}) than the first evaluation ({digests[0]})." in page
+    for folder, name in (("a", "one"), ("b", "two")):
+        Path(folder).mkdir()
+        Path(f"{name}.json").rename(f"{folder}/result.json")
+    assert main(["report", "a/result.json", "b/result.json", "-o", "both.html"]) == 0
+    page = Path("both.html").read_text(encoding="utf-8")
+    assert "a/result.json, Linear" in page and "b/result.json, Linear" in page

@@ -1015,6 +1015,9 @@ def test_rows_of_a_proportion_are_booleans():
     with pytest.raises(TaskError, match="'share' is a proportion") as caught:
         evaluate(MODEL, (INPUTS, LABELS), metrics=[share])
     assert "Aggregate.MEAN" in caught.value.fix
+    broken = Metric("broken", lambda outputs, target: right(outputs, target) * torch.nan, Aggregate.PROPORTION, True)
+    with pytest.raises(BatchError, match="'broken' is NaN"):
+        evaluate(MODEL, (INPUTS, LABELS), metrics=[broken])
 
 
 def test_ctrl_c_while_intervals_are_made_says_how_to_go_on(monkeypatch, tmp_path):

@@ -50,6 +50,37 @@ def test_a_function_is_told_by_the_plain_globals_that_it_reads(monkeypatch):
     assert described(above) != before
 
 
+WEIGHTS = [1.0, 2.0]
+
+
+def helper(row):
+    return sum(row) > LIMIT
+
+
+def calls_a_helper(row):
+    return helper(row)
+
+
+def reads_a_list(row):
+    return row[0] * WEIGHTS[0]
+
+
+class Callable:
+    def __call__(self, row):
+        return helper(row) and WEIGHTS
+
+
+def test_helpers_and_lists_that_a_function_reads_tell_it_too(monkeypatch):
+    told = calls_a_helper, reads_a_list, Callable()
+    before = [described(each) for each in told]
+    assert [described(each) for each in told] == before
+    monkeypatch.setitem(globals(), "LIMIT", 0.7)
+    after = [described(each) for each in told]
+    assert (after[0] != before[0], after[1] == before[1], after[2] != before[2]) == (True, True, True)
+    monkeypatch.setitem(globals(), "WEIGHTS", [1.0, 3.0])
+    assert all(described(each) != known for each, known in zip(told[1:], after[1:], strict=True))
+
+
 def test_a_partial_is_told_by_its_arguments():
     one, two = (functools.partial(with_default, most=most) for most in (1, 2))
     assert described(one) != described(two)

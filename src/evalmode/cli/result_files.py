@@ -46,7 +46,7 @@ def read_results(files: Sequence[Path], what: str) -> tuple[Certificate | None, 
     for file in files:
         read = read_result(file)
         if isinstance(read, ReadEvaluation):
-            evaluations.append(replace(read, source=file.name if len(files) > 1 else ""))
+            evaluations.append(replace(read, source=_shown(file, files)))
         else:
             certificates.append(read)
     if len(certificates) > 1:
@@ -54,6 +54,13 @@ def read_results(files: Sequence[Path], what: str) -> tuple[Certificate | None, 
             f"{len(certificates)} certificates were given", expected="at most one", fix=f"a {what} of each"
         )
     return certificates[0] if certificates else None, _merged(evaluations)
+
+
+def _shown(file: Path, files: Sequence[Path]) -> str:
+    """What tells a file from the others: nothing, its name, or the path where names repeat."""
+    if len(files) == 1:
+        return ""
+    return str(file) if [other.name for other in files].count(file.name) > 1 else file.name
 
 
 def refuse_predictions(data: str | None) -> None:

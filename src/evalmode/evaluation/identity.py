@@ -31,6 +31,8 @@ _READ = 16  # samples of a dataset that tell it from another one before any is r
 _STEP = 4096  # rows of arrays read at a time
 _PLAIN = (str, bytes, int, float, complex, bool, type(None), range, re.Pattern, torch.dtype, torch.device)
 _DEEPEST = 6  # objects within objects that are looked into
+_HELPERS = 3  # functions that functions call
+_FEW = 1000  # parts of a global list
 
 
 def model_identity(model: Any, module: nn.Module | None) -> dict[str, str]:
@@ -155,7 +157,7 @@ def _object(value: Any, within: tuple[Any, ...]) -> str:
     inside = [f"{name}={described(part, within)}" for name, part in told]
     if isinstance(value, nn.Module):
         inside.append(fingerprint(value))
-    if value.__class__.__module__ == "builtins" or not (inside or held):
+    if value.__class__.__module__ == "builtins":
         return str(getattr(value, "__qualname__", type(value).__qualname__))
     digest = hashlib.sha256(", ".join(inside).encode()).hexdigest()[:12]
     return f"{type(value).__qualname__} {_code_of_class(type(value))} {digest}"
@@ -168,7 +170,7 @@ def _code_of_class(kind: type) -> str:
         for name, part in sorted(vars(base).items()):
             function = getattr(part, "__func__", part)
             if isinstance(function, types.FunctionType):
-                digest.update(name.encode() + code_bytes(function.__code__))
+                digest.update(name.encode() + code_bytes(function.__code__) + _bound(function, (kind,)).encode())
     return digest.hexdigest()[:12]
 
 
@@ -184,7 +186,8 @@ def _names_in_libraries(kind: type) -> frozenset[str]:
 
 
 def _bound(function: types.FunctionType, within: tuple[object, ...]) -> str:
-    """What a function carries beside its code: what it closes over, its defaults, and plain globals that it reads."""
+    """What a function carries beside its code: what it closes over, its defaults, and the globals that it reads, as far
+    as those are plain values, containers of them, or functions of the user's own."""
     held: list[object] = []
     for cell in function.__closure__ or ():
         try:
@@ -194,11 +197,23 @@ def _bound(function: types.FunctionType, within: tuple[object, ...]) -> str:
     inside = (*within, function)
     named = function.__kwdefaults__ or {}
     read = {name: function.__globals__.get(name) for name in sorted(_names(function.__code__)) if name[:2] != "__"}
-    plain = {name: value for name, value in read.items() if value is not None and isinstance(value, _PLAIN)}
-    parts = (held, function.__defaults__ or (), named, *([plain] if plain else []))
+    told = {name: value for name, value in read.items() if value is not None and _is_told(value, len(inside))}
+    parts = (held, function.__defaults__ or (), named, *([told] if told else []))
     if not any(parts):
         return ""
     return f" with {' '.join(described(part, inside) for part in parts)}"
+
+
+def _is_told(value: object, depth: int) -> bool:
+    """Whether a global takes part in what its reader does: the code of libraries is that of their versions."""
+    if isinstance(value, types.FunctionType):
+        file = value.__code__.co_filename
+        return depth < _HELPERS and is_user_file(file) and not is_installed(file)
+    if isinstance(value, Mapping):
+        return _is_told([*value, *value.values()], depth)
+    if isinstance(value, list | tuple | set | frozenset):
+        return len(value) <= _FEW and all(_is_told(part, depth) for part in value)
+    return isinstance(value, _PLAIN)
 
 
 def _names(code: types.CodeType) -> set[str]:

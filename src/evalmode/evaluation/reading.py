@@ -224,7 +224,9 @@ def _checked(chosen: Chosen, result: Any, size: int) -> Values:
 
 
 def _yes_or_no(name: str, values: Tensor) -> Tensor:
-    """The rows of a proportion as booleans."""
+    """The rows of a proportion as booleans; those with NaN as they are, which is told of every metric alike."""
+    if bool(values.isnan().any()):
+        return values
     if not bool(((values == 0) | (values == 1)).all()):
         raise TaskError(
             f"the metric {name!r} is a proportion, and gave values other than 0 and 1",
