@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -40,6 +41,7 @@ PADDING_FIX = (
 )
 _AS_THEY_COME = "exact=False evaluates the batches as they come, and says so"
 _PROBES = 16
+_SIGNAL_SECONDS = 0.5  # until the signal of a process that has ended has surely been heard
 _DIED = "a process that reads samples died"
 
 
@@ -123,6 +125,7 @@ def broken_pipes_told() -> Iterator[None]:
     except (EOFError, ConnectionError, FileNotFoundError) as error:
         if "in DataLoader worker process" in str(error):
             raise
+        time.sleep(_SIGNAL_SECONDS)  # torch's handler raises too: let it do so here, not in what runs afterwards
         raise _died(error) from error
 
 
