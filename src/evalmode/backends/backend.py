@@ -5,20 +5,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-from torch import Tensor
-
+from evalmode.backends.chunk import Chunk
 from evalmode.backends.configuration import Configuration
+from evalmode.backends.interface import Interface
 from evalmode.backends.program import Program
 
-if TYPE_CHECKING:
-    from evalmode.backends.interface import Interface
-
 __all__ = ["Backend", "Chunk", "Executor"]
-
-Chunk = tuple[Tensor, ...]
-"""The inputs, or the outputs, of one execution: every tensor has the execution's own shape."""
 
 
 class Executor(ABC):

@@ -7,7 +7,7 @@ import math
 import msgspec
 from torch import Tensor
 
-from evalmode.backends.backend import Chunk
+from evalmode.backends.chunk import Chunk
 from evalmode.backends.packing import TensorRecord, first_part, tensor_bytes, tensor_from
 from evalmode.errors import BackendError
 

@@ -15,7 +15,7 @@ from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind, OutputKind
 
-from evalmode.backends.backend import Chunk
+from evalmode.backends.chunk import Chunk
 from evalmode.backends.interface import Wiring
 from evalmode.backends.program import Program
 from evalmode.errors import BackendError
