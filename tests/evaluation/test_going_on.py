@@ -287,9 +287,9 @@ def test_of_much_data_as_many_samples_are_read_again_as_are_affordable_and_the_s
     again = [Samples(), Samples()]
     for data in again:
         evaluate(network(), data, **options)
-    assert again[0].read == again[1].read
     spread = [round(199 * place / 19) for place in range(20)]
-    assert sum(again[0].read[start : start + 20] == spread for start in range(len(again[0].read))) == 1
+    for data in again:  # what is read ahead of a stop beside them is a matter of time
+        assert sum(data.read[start : start + 20] == spread for start in range(len(data.read))) == 1
 
 
 def test_a_text_or_an_object_of_a_sample_is_part_of_it():
