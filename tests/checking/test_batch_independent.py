@@ -154,7 +154,7 @@ def test_rounding_between_sizes_names_its_first_module() -> None:
     assert answer.verdict is Verdict.KEPT
     assert answer.measured["size classes"] == [[1, 2, 3], [4, 5, 8, 16]]
     assert answer.notes[0].startswith("rounding: sizes 1-3 | 4-16 differ by up to")
-    assert "first in 1" in answer.notes[0]
+    assert "first in module 1" in answer.notes[0]
 
 
 def test_sizes_grow_with_the_given_batch_and_the_strength_of_probes() -> None:

@@ -136,3 +136,31 @@ def test_weights_are_handed_to_the_tasks_and_their_lack_is_said(folder, capsys):
     assert "B WORSE" in shown.out and "the task itself gives" not in shown.err
     assert main([*both, "--weights", "0.9", "--weights", "0"]) == 2
     assert "1 of the models is a task" in capsys.readouterr().err
+
+
+def test_the_first_samples_alone_are_compared_where_that_is_asked(folder, capsys):
+    assert main(["compare", "good.py", "bad.py", "--metric", "accuracy", "--limit", "50", "--format", "json"]) in (0, 1)
+    assert json.loads(capsys.readouterr().out)["samples"] == 50
+
+
+def test_a_bad_sample_stops_a_comparison_or_is_left_out_of_it(folder, capsys):
+    for name in ("good", "bad"):
+        source = Path(f"{name}.py").read_text(encoding="utf-8")
+        spoilt = (
+            source.replace("return x +", "return x.where((x != x[:1]).any(), x) +")
+            .replace("return nn.functional", "target, bad = target, 7\n    data = nn.functional")
+            .replace(
+                "generator=generator), target",
+                "generator=generator)\n    data[bad] = float('nan')\n    return data, target",
+            )
+        )
+        Path(f"{name}.py").write_text(spoilt, encoding="utf-8")
+    assert main(["compare", "good.py", "bad.py", "--metric", "accuracy"]) == 2
+    assert "sample 7" in capsys.readouterr().err
+    assert main(["compare", "good.py", "bad.py", "--metric", "accuracy", "--on-bad-sample", "skip"]) in (0, 1)
+    assert "119 samples" in capsys.readouterr().out
+
+
+def test_options_of_the_evaluation_beside_kept_results_are_refused(folder, capsys):
+    assert main(["compare", "good.parquet", "bad.parquet", "--limit", "50"]) == 2
+    assert "--limit" in capsys.readouterr().err

@@ -46,7 +46,9 @@ def test_an_artifact_is_evaluated_on_the_data_of_a_task(task_folder, capsys):
     assert main(["optimize", "task.py", "--backend", "openvino", "--budget", "5", "--out", "fast.evalmode"]) == 0
     capsys.readouterr()
     assert main(["evaluate", "fast.evalmode", "--data", "task.py", "--format", "json"]) == 0
-    record = record_of(capsys.readouterr().out)
+    shown = capsys.readouterr().out
+    record = record_of(shown)
+    assert json.loads(shown)["subject"] == "task.py"
     assert record.samples == 40
     assert record.plan
     assert main(["evaluate", "task.py", "--format", "json"]) == 0

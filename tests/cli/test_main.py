@@ -37,6 +37,16 @@ def test_help_opens_with_what_it_is_for(capsys):
     assert max(map(len, shown.splitlines())) <= 80
 
 
+def test_what_each_command_does_is_said_on_one_line_of_80_columns(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    assert main(["--help"]) == 0
+    shown = capsys.readouterr().out
+    told = [line.split(maxsplit=1) for line in shown[shown.index("Commands:") :].splitlines()[1:] if line.strip()]
+    commands = dict(told[: [name for name, _ in told].index("Exit")])
+    assert {"certify", "compare", "verify"} <= commands.keys()
+    assert [text for text in commands.values() if text.endswith("...") or not text.endswith(".")] == []
+
+
 def test_help_of_each_command(capsys):
     for command in ("certify", "check", "explain", "init"):
         assert main([command, "--help"]) == 0
@@ -245,7 +255,8 @@ def test_the_commands_speak_of_options(task_folder, capsys):
 @pytest.mark.parametrize(
     ("command", "python", "shell"),
     [
-        (compare, "margin=0.01, or on_bad_sample='skip'", "--margin 0.01, or on_bad_sample='skip' (in Python)"),
+        (compare, "margin=0.01, or journal='x'", "--margin 0.01, or journal='x' (in Python)"),
+        (compare, "margin=0.01, or on_bad_sample='skip'", "--margin 0.01, or --on-bad-sample skip"),
         (compare, "the same metrics=", "the same --metric"),
         (compare, "margin={'log loss': 0.01}", "--margin 'log loss=0.01'"),
         (optimize, "budget_s=9, batch_sizes=[...]", "--budget 9, --batch-size ..."),
@@ -273,7 +284,9 @@ def test_data():
     assert main(["evaluate", "task.py", "--limit", "inf"]) == 0
     assert "9 samples" in capsys.readouterr().out
     assert main(["compare", "task.py", "task.py"]) == 2
-    assert "--limit" not in capsys.readouterr().err
+    assert "--limit inf if it ends by itself" in capsys.readouterr().err
+    assert main(["compare", "task.py", "task.py", "--limit", "inf"]) == 0
+    assert "9 samples" in capsys.readouterr().out
     for wrong in ("math.inf", "0", "2.5"):
         assert main(["evaluate", "task.py", "--limit", wrong]) == 2
         assert "limit" in capsys.readouterr().err

@@ -87,7 +87,11 @@ def rounding_note(measured: Measured, module: str | None, at_one_size: bool) -> 
     tested = sorted(size for members in groups for size in members)
     line = f"rounding: sizes {' | '.join(_ranges(members, tested) for members in groups)}"
     line += f" differ by up to {measured['largest difference']:.1e}"
-    line += f", first in {module or 'the model itself'}" if module is not None else ""
+    line += (
+        f", first in {f'module {module}' if module.isdigit() else module or 'the model itself'}"
+        if module is not None
+        else ""
+    )
     if "answers compared" in measured:
         line += f"; {measured['answers that change']} of {measured['answers compared']} answers change"
     return (f"{line}; at one size: 0 bits" if at_one_size else line,)

@@ -12,7 +12,7 @@ __all__ = ["app"]
 app = typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False, add_completion=False)
 
 
-@app.command("card")
+@app.command("card", short_help="Print a model card in Markdown, from a certificate.")
 def print_card(
     files: Annotated[
         list[Path],

@@ -52,7 +52,7 @@ BudgetOption = Annotated[
 ]
 
 
-@app.command("certify")
+@app.command("certify", short_help="Check, optimise and evaluate; write certificate and report.")
 def certify_task(
     task: Annotated[
         str | None,

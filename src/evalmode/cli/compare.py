@@ -8,7 +8,14 @@ from typing import Annotated, Any
 
 import typer
 
-from evalmode.cli.options import DeviceOption
+from evalmode.cli.options import (
+    DeviceOption,
+    LimitOption,
+    NativeOption,
+    OnBadSample,
+    OnBadSampleOption,
+    is_artifact,
+)
 from evalmode.errors import UsageError
 
 __all__ = ["app"]
@@ -32,9 +39,18 @@ TaskWeightsOption = Annotated[
     list[str] | None,
     typer.Option("--weights", metavar="F", help="Weights of a task among the models; one for each, in order."),
 ]
+MarginOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--margin",
+        metavar="M",
+        help="The largest difference that does not matter, in units of the metric: 0.01 (one point of accuracy), "
+        'or "log loss=0.02". May be repeated.',
+    ),
+]
 
 
-@app.command("compare", epilog=EPILOG)
+@app.command("compare", short_help="Compare models on the same samples: what differs, how surely.", epilog=EPILOG)
 def compare_models(
     models: Annotated[
         list[str],
@@ -52,15 +68,7 @@ def compare_models(
         list[str] | None,
         typer.Option("--metric", metavar="NAME", help="Only this metric. May be repeated. [default: all in common]"),
     ] = None,
-    margin: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--margin",
-            metavar="M",
-            help="The largest difference that does not matter, in units of the metric: 0.01 (one point of accuracy), "
-            'or "log loss=0.02". May be repeated.',
-        ),
-    ] = None,
+    margin: MarginOption = None,
     confidence: Annotated[float, typer.Option("--confidence", metavar="C", help="Of intervals and tests.")] = 0.95,
     groups: Annotated[
         str | None, typer.Option("--groups", metavar="COLUMN", help="A kept column: whole groups are resampled.")
@@ -71,6 +79,9 @@ def compare_models(
     ] = None,
     weights: TaskWeightsOption = None,
     device: DeviceOption = None,
+    limit: LimitOption = None,
+    on_bad_sample: OnBadSampleOption = OnBadSample.ERROR,
+    allow_native: NativeOption = False,
     output_format: Annotated[
         CompareFormat, typer.Option("--format", help="Print text, or everything as JSON.")
     ] = CompareFormat.TEXT,
@@ -86,8 +97,9 @@ def compare_models(
     refuse_predictions(data)
     with users_code():
         held = None if data is None else _task(data, None)
-        given = _contestants(models, weights)
-        options: dict[str, Any] = {} if device is None else {"device": device}
+        given = _contestants(models, weights, allow_native=allow_native)
+        skip = None if on_bad_sample is OnBadSample.ERROR else on_bad_sample.value
+        options = {"device": device, "limit": limit, "on_bad_sample": skip}
         comparison = compare(
             *given,
             data=held,
@@ -97,20 +109,19 @@ def compare_models(
             groups=groups,
             higher_is_better=higher_is_better,
             names=None if len(set(models)) < len(models) else [_label(name, models) for name in models],
-            **options,
+            **{name: value for name, value in options.items() if value is not None},
         )
-    if output_format is CompareFormat.JSON:
-        print_text(comparison.to_json().decode().rstrip("\n"))
-    else:
-        print_text(str(comparison))
+    as_json = output_format is CompareFormat.JSON
+    print_text(comparison.to_json().decode().rstrip("\n") if as_json else str(comparison))
     raise typer.Exit(0 if comparison.ok else 1)
 
 
-def _contestants(models: list[str], weights: list[str] | None) -> list[Any]:
+def _contestants(models: list[str], weights: list[str] | None, *, allow_native: bool) -> list[Any]:
     """A file of results or an artifact as its path, anything else as a task with its weights.
 
     Raises:
         UsageError: there are not as many weights as tasks.
+        ArtifactError: an artifact that may bring machine code cannot be used.
     """
     from evalmode.cli.printing import say
 
@@ -126,7 +137,15 @@ def _contestants(models: list[str], weights: list[str] | None) -> list[Any]:
         for name in dict.fromkeys(tasks):
             say(f"{name}: with the weights that the task itself gives; --weights FILE names others")
     chosen = iter(weights if weights is not None else [None] * len(tasks))
-    return [_task(name, next(chosen)) if _is_task(name) else name for name in models]
+    found: list[Any] = [_task(name, next(chosen)) if _is_task(name) else name for name in models]
+    if not allow_native:
+        return found
+    from evalmode.predictor.artifact import load
+
+    return [
+        load(one, allow_native=True) if one is name and is_artifact(name) else one
+        for one, name in zip(found, models, strict=True)
+    ]
 
 
 def _is_task(name: str) -> bool:

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import enum
-import math
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from evalmode.cli.options import Defaults, DeviceOption, WeightsOption, begins_as_artifact, settings_for
+from evalmode.cli.options import (
+    Defaults,
+    DeviceOption,
+    LimitOption,
+    NativeOption,
+    OnBadSample,
+    OnBadSampleOption,
+    WeightsOption,
+    is_artifact,
+    settings_for,
+)
 
 if TYPE_CHECKING:
     from evalmode.evaluation.result import Evaluation
@@ -26,13 +34,6 @@ class EvaluationFormat(enum.StrEnum):
 
     TEXT = "text"
     JSON = "json"
-
-
-class OnBadSample(enum.StrEnum):
-    """What happens at a sample that cannot be read, run or measured."""
-
-    ERROR = "error"
-    SKIP = "skip"
 
 
 DataOption = Annotated[
@@ -69,32 +70,13 @@ BatchSizeOption = Annotated[
 ConfidenceOption = Annotated[float, typer.Option("--confidence", metavar="C", help="Confidence of the intervals.")]
 
 
-def _limit(text: str) -> float:
-    try:
-        return math.inf if text == "inf" else int(text)
-    except ValueError:
-        raise typer.BadParameter(f"{text!r} is no whole number, and not inf") from None
-
-
-LimitOption = Annotated[
-    float | None,
-    typer.Option(
-        "--limit",
-        metavar="N",
-        parser=_limit,
-        help="Evaluate the first N samples only; inf: a stream without length, to its end.",
-    ),
-]
 WorkersOption = Annotated[int, typer.Option("--workers", metavar="N", min=0, help="Processes that read samples.")]
 ExactOption = Annotated[
     bool, typer.Option("--exact/--as-it-comes", help="As it comes: batches of a DataLoader that shuffles or pads.")
 ]
-NativeOption = Annotated[
-    bool, typer.Option("--allow-native", help="Load machine code from an artifact: only from whom you trust.")
-]
 
 
-@app.command("evaluate")
+@app.command("evaluate", short_help="Evaluate a model on its test data: figures and intervals.")
 def evaluate_task(
     target: Annotated[
         str | None,
@@ -115,9 +97,7 @@ def evaluate_task(
     confidence: ConfidenceOption = 0.95,
     journal: JournalOption = None,
     keep_predictions: KeepOption = None,
-    on_bad_sample: Annotated[
-        OnBadSample, typer.Option("--on-bad-sample", help="Stop at a bad sample, or leave it out and count it.")
-    ] = OnBadSample.ERROR,
+    on_bad_sample: OnBadSampleOption = OnBadSample.ERROR,
     exact: ExactOption = True,
     out: OutOption = None,
     allow_native: NativeOption = False,
@@ -130,7 +110,7 @@ def evaluate_task(
     from evalmode.cli.result_files import refuse_predictions
     from evalmode.evaluation.evaluator import evaluate
 
-    defaults = Defaults(settings_for(None if _is_artifact(target) else target))
+    defaults = Defaults(settings_for(None if target is not None and is_artifact(target) else target))
     for option, path in (("--out", out), ("--keep-predictions", keep_predictions), ("--journal", journal)):
         if path is not None:
             writable_file(path, option)
@@ -189,7 +169,7 @@ def _loaded(
     from evalmode.errors import UsageError
     from evalmode.fresh_process import load_seeded
 
-    if target is not None and _is_artifact(target):
+    if target is not None and is_artifact(target):
         if data is None:
             raise UsageError(
                 f"evalmode evaluate {target} was given no data",
@@ -244,9 +224,3 @@ def _slices(given: list[str] | None) -> list[Any] | None:
         column, slash, number = name.rpartition("/")
         found.append((column, int(number)) if slash and column and number.isdigit() else name)
     return found
-
-
-def _is_artifact(target: str | None) -> bool:
-    return target is not None and (
-        target.endswith(".evalmode") or (os.path.isfile(target) and begins_as_artifact(target))
-    )

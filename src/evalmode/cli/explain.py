@@ -20,7 +20,7 @@ app = typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False, add_com
 _CLAUSES, _BACK_ENDS, _PASSES = "Clauses of the contract", "Back ends of optimize", "Passes of optimize"
 
 
-@app.command("explain")
+@app.command("explain", short_help="Explain a code such as EM171, a clause, back end or pass.")
 def explain_topic(
     topic: Annotated[
         str | None,

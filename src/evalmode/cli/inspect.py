@@ -23,7 +23,7 @@ class InspectFormat(enum.StrEnum):
     JSON = "json"
 
 
-@app.command("inspect")
+@app.command("inspect", short_help="Show what an artifact holds and what it needs.")
 def inspect_file(
     artifact: Annotated[Path, typer.Argument(metavar="FILE", help="An artifact: model.evalmode.")],
     output_format: Annotated[

@@ -73,7 +73,7 @@ PlanFormatOption = Annotated[
 ]
 
 
-@app.command("optimize")
+@app.command("optimize", short_help="Find the fastest way to give the same answers; write it.")
 def optimize_task(
     task: Annotated[
         str | None,

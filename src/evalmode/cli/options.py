@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -23,12 +24,24 @@ __all__ = [
     "Format",
     "FormatOption",
     "IgnoreOption",
+    "LimitOption",
+    "NativeOption",
+    "OnBadSample",
+    "OnBadSampleOption",
     "ProbesOption",
     "SelectOption",
     "WeightsOption",
     "begins_as_artifact",
+    "is_artifact",
     "settings_for",
 ]
+
+
+class OnBadSample(enum.StrEnum):
+    """What happens at a sample that cannot be read, run or measured."""
+
+    ERROR = "error"
+    SKIP = "skip"
 
 
 class Format(enum.StrEnum):
@@ -59,6 +72,35 @@ ProbesOption = Annotated[Probes | None, typer.Option("--probes", help="How much 
 FormatOption = Annotated[
     Format, typer.Option("--format", help="Print text, the certificate as JSON, or text with GitHub annotations.")
 ]
+
+
+def _limit(text: str) -> float:
+    try:
+        return math.inf if text == "inf" else int(text)
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is no whole number, and not inf") from None
+
+
+LimitOption = Annotated[
+    float | None,
+    typer.Option(
+        "--limit",
+        metavar="N",
+        parser=_limit,
+        help="Evaluate the first N samples only; inf: a stream without length, to its end.",
+    ),
+]
+OnBadSampleOption = Annotated[
+    OnBadSample, typer.Option("--on-bad-sample", help="Stop at a bad sample, or leave it out and count it.")
+]
+NativeOption = Annotated[
+    bool, typer.Option("--allow-native", help="Load machine code from an artifact: only from whom you trust.")
+]
+
+
+def is_artifact(name: str) -> bool:
+    """Whether an artifact is meant: by the name, or by how the file opens."""
+    return name.endswith(".evalmode") or (Path(name).is_file() and begins_as_artifact(name))
 
 
 def begins_as_artifact(path: str | Path) -> bool:

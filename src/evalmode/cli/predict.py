@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from evalmode.cli.options import NativeOption
+
 __all__ = ["app"]
 
 app = typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False, add_completion=False)
@@ -29,9 +31,7 @@ def predict_file(
             "--out", "-o", metavar="FILE", help="Where to: .npy, .npz, .safetensors or .json. Default: JSON here."
         ),
     ] = None,
-    allow_native: Annotated[
-        bool, typer.Option("--allow-native", help="Load machine code from the file: only from whom you trust.")
-    ] = False,
+    allow_native: NativeOption = False,
 ) -> None:
     """Run an artifact on a file of inputs and print its outputs."""
     from evalmode.cli.printing import print_text

@@ -12,7 +12,7 @@ __all__ = ["app"]
 app = typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False, add_completion=False)
 
 
-@app.command("report")
+@app.command("report", short_help="Draw a certificate and evaluations as one page.")
 def report_of(
     files: Annotated[
         list[Path],

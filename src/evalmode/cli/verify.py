@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from evalmode.cli.options import Defaults, DeviceOption, WeightsOption, begins_as_artifact, settings_for
+from evalmode.cli.options import Defaults, DeviceOption, NativeOption, WeightsOption, begins_as_artifact, settings_for
 
 __all__ = ["app"]
 
@@ -53,12 +53,13 @@ IgnoreOption = Annotated[
         "one result by its name, as threads or accuracy. May be repeated.",
     ),
 ]
-NativeOption = Annotated[
-    bool, typer.Option("--allow-native", help="Load machine code from the artifact: only from whom you trust.")
-]
 
 
-@app.command("verify", epilog="Exit status: 0 nothing differs, 1 something does, 2 the command is wrong.")
+@app.command(
+    "verify",
+    short_help="Test a certificate again here; list what differs.",
+    epilog="Exit status: 0 nothing differs, 1 something does, 2 the command is wrong.",
+)
 def verify_certificate(
     certificate: CertificateArgument,
     target: TargetArgument = None,

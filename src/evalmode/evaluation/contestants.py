@@ -44,10 +44,11 @@ def contestants(
         raise UsageError(f"names is {list(names)!r}", expected=f"{len(given)} different names", fix="leave names out")
     results = [_result(one, data, options, metrics) for one in given]
     if options and not any(_is_model(one) for one in given):
+        named = " and ".join(f"{name}=" for name in options)
         raise UsageError(
-            f"{', '.join(f'{name}=' for name in options)} beside results that are evaluated already",
-            expected="these options where models are evaluated",
-            fix="leave them out",
+            f"{named} beside results that are evaluated already",
+            expected="options of an evaluation where models are evaluated",
+            fix=f"leave {named} out",
         )
     labels = list(names) if names is not None else _labels([_label(*pair) for pair in zip(given, results, strict=True)])
     return dict(zip(labels, results, strict=True))

@@ -16,8 +16,9 @@ from evalmode.certificate import Environment, EvaluationRecord, MetricRecord, Mo
 from evalmode.errors import UsageError
 from evalmode.evaluation.samples import Samples
 from evalmode.measure.metric import Metric
+from evalmode.predictor.protocol import Predictor
 
-__all__ = ["Evaluation"]
+__all__ = ["Evaluation", "subject_of"]
 
 
 @dataclass(frozen=True)
@@ -90,3 +91,15 @@ class Evaluation:
         from evalmode.evaluation.predictions import read_predictions
 
         return cls(**read_predictions(path))
+
+
+def subject_of(model: object) -> str:
+    """What a result is of, where no task says it: what a predictor was made from, else the name of the class.
+
+    Example:
+        >>> from torch import nn
+        >>> subject_of(nn.Linear(2, 1))
+        'Linear'
+    """
+    certificate = model.certificate if isinstance(model, Predictor) else None
+    return type(model).__name__ if certificate is None else certificate.subject

@@ -41,7 +41,7 @@ from evalmode.evaluation.pictures import picture_of
 from evalmode.evaluation.predictions import require_writable, write_predictions
 from evalmode.evaluation.progress import OnProgress, Tracker, shown
 from evalmode.evaluation.reading import Reader
-from evalmode.evaluation.result import Evaluation
+from evalmode.evaluation.result import Evaluation, subject_of
 from evalmode.evaluation.running import runner_for
 from evalmode.evaluation.samples import Samples
 from evalmode.evaluation.slices import cuts_of, slice_records, values_of
@@ -253,7 +253,7 @@ class Work:
             metrics,
             None if self.module is None else model_record(self.module),
             environment_record(self.runner.device),
-            self.subject or type(self.module or self.model).__name__,
+            self.subject or subject_of(self.module or self.model),
         )
 
     def _clusters(self, samples: Samples) -> NDArray[Any] | None:

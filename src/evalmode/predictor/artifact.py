@@ -63,6 +63,8 @@ def save_artifact(predictor: OptimizedPredictor, path: str | os.PathLike[str], *
         return written
     try:
         certificate = chosen.certificate or predictor.certificate
+        if certificate is not None and predictor.certificate is not None:
+            certificate = msgspec.structs.replace(certificate, subject=predictor.certificate.subject)
         written = _written(chosen, payloads, path, verify, certificate, str(predictor.plan))
     finally:
         chosen.close()
