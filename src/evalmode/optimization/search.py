@@ -329,7 +329,7 @@ class Search:
             behind = self.contest.ahead(ranked[0], trial)
             alike = f"inductor {candidate.configuration.precision}"
             if trial.candidate.kind == alike and behind > _SAME_KERNELS:
-                return f"not tried: inductor, whose kernels it shares, is {behind:.1f}x behind"
+                return f"not tried: it shares inductor's kernels, {behind:.1f}x behind"
         return ""
 
     def _ranked(self) -> list[Trial]:
