@@ -5,6 +5,7 @@ import os
 import sys
 from types import SimpleNamespace
 
+import duckdb
 import msgspec
 import numpy as np
 import pandas as pd
@@ -174,6 +175,18 @@ def test_pandas_reads_it(written):
     assert bits(frame["loss"].to_numpy()) == bits(whole.rows["loss"])
     assert bits(np.stack(frame["scores"].to_numpy())) == bits(whole.scores)
     assert frame.groupby("column.group")["loss"].mean().index.tolist() == ["g0", "g1"]
+
+
+def test_duckdb_reads_it(written):
+    whole = evaluation().samples
+    asked = 'select count(*), sum("metric.accuracy"::int), max(loss), min(len(scores)) from read_parquet(?)'
+    with duckdb.connect() as base:
+        found = base.execute(asked, [str(written)]).fetchone()
+        kinds = base.execute(
+            'select distinct "column.group" from read_parquet(?) order by 1', [str(written)]
+        ).fetchall()
+    assert found == (len(whole), int(whole.rows["accuracy"].sum()), whole.rows["loss"].max(), whole.scores.shape[1])
+    assert kinds == [("g0",), ("g1",)]
 
 
 def test_the_metadata_carries_the_record_versions_and_metric_names(written):
