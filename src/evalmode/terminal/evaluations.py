@@ -43,10 +43,9 @@ def evaluation_text(
     for heading, texts in (("Inferred", inferred), ("Notes", record.notes)):
         if texts:
             lines += [Text(), *entry(Text(heading, style="bold"), 10, "; ".join(texts), shape)]
-    ran = (
-        record.plan
-        or f"plain eval(), {', '.join(map(str, record.execution_sizes or (record.batch_size,)))} samples at a time"
-    )
+    sizes = record.execution_sizes or (record.batch_size,)
+    count = f"{', '.join(map(str, sizes))} sample{'' if sizes == (1,) else 's'} at a time"
+    ran = record.plan or f"plain eval(), {count}"
     name = f"{displayable(subject, unicode=shape.unicode)}: {ran}" if subject else ran
     lines += [Text(), *ends(Text(name), Text(duration(record.seconds), style="dim"), shape)]
     for label, text in next_steps:
