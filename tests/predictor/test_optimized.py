@@ -360,7 +360,9 @@ def test_a_masked_axis_is_padded_and_cut() -> None:
         doubled, total = fast(ids, torch.ones(5, length, dtype=torch.bool))
         assert torch.equal(doubled, ids * 2) and torch.equal(total, ids.sum(1))
         assert doubled.untyped_storage().nbytes() == doubled.numel() * 8
-    assert str(fast.signature) == "tuple([0]: int64[*, *], [1]: bool[*, *])"
+    assert str(fast.signature) == "tuple([0]: int64[*, <=8], [1]: bool[*, <=8])"
+    assert list(map(str, fast.plan.gives())) == ["[0]: int64[*, <=8]", "[1]: int64[*]"]
+    assert not fast.signature.inputs[0].accepts(torch.ones(5, 9, dtype=torch.long))
     with pytest.raises(BatchError, match=r"length 9[\s\S]*at most 8"):
         fast(torch.ones(1, 9, dtype=torch.long), torch.ones(1, 9, dtype=torch.bool))
     with pytest.raises(BatchError, match=r"differ in their length: \[0\] 3, \[1\] 4"):

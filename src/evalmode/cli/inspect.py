@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
-
-if TYPE_CHECKING:
-    from evalmode.predictor.plan import TensorPlan
 
 __all__ = ["app"]
 
@@ -47,7 +44,7 @@ def inspect_file(
         ("file", f"{artifact}  {byte_size(artifact.stat().st_size)}, written by evalmode {manifest.written_by}"),
         ("plan", f"{plan}{f', in place of {manifest.instead_of}' if manifest.instead_of else ''}"),
         ("takes", str(plan.signature)),
-        ("gives", ", ".join(described(tensor) for tensor in plan.outputs)),
+        ("gives", ", ".join(map(str, plan.gives()))),
         ("bits", "the same for a sample in any batch" if plan.stable else "may differ with the batch"),
         *([("but", str(plan.non_finite))] if plan.non_finite is not None else []),
         ("model", plan.weights),
@@ -55,8 +52,3 @@ def inspect_file(
     ]
     print_text(artifact_text(rows, manifest.environment, manifest.certificate))
     raise typer.Exit(0)
-
-
-def described(tensor: TensorPlan) -> str:
-    """Name, dtype and shape of an output; any number of samples is a star."""
-    return f"{tensor.name}: {tensor.dtype}[{', '.join('*' if size is None else str(size) for size in tensor.shape)}]"

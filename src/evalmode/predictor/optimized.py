@@ -213,16 +213,11 @@ class OptimizedPredictor(Predictor):
         record = self._plan.record
         speed = f": {record.speedup:.1f}x plain eval()" if record is not None and record.speedup else ""
         bits = "the same for a sample in any batch" if self._plan.stable else "may differ with the batch"
-        gives = ", ".join(_described(tensor.name, tensor.dtype, tensor.shape) for tensor in self._plan.outputs)
         lines = [
             f"{self._plan}{speed}",
             f"  takes   {', '.join(map(str, self._signature.inputs))}",
-            f"  gives   {gives}",
+            f"  gives   {', '.join(map(str, self._plan.gives()))}",
             f"  bits    {bits}",
         ]
         broken = [f"  but     {self._plan.non_finite}"] if self._plan.non_finite is not None else []
         return "\n".join([*lines, *broken])
-
-
-def _described(name: str, dtype: str, shape: tuple[int | None, ...]) -> str:
-    return f"{name}: {dtype}[{', '.join('*' if size is None else str(size) for size in shape)}]"

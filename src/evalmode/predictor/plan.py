@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Literal
 
 import msgspec
@@ -243,16 +244,23 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def signature(self) -> Signature:
         """The inputs as a predictor shows them."""
-        padded = {(padding.tensor, padding.axis) for padding in self.padded.inputs} if self.padded else set()
-        specs = (
+        return Signature(self._specs(self.inputs, self.padded.inputs if self.padded else ()), self.call)
+
+    def gives(self) -> tuple[TensorSpec, ...]:
+        """The outputs, as `signature` shows the inputs."""
+        return self._specs(self.outputs, self.padded.outputs if self.padded else ())
+
+    def _specs(self, tensors: Sequence[TensorPlan], paddings: Sequence[AxisPadding]) -> tuple[TensorSpec, ...]:
+        longest = {(padding.tensor, padding.axis): self.padded.length for padding in paddings if self.padded}
+        return tuple(
             TensorSpec(
                 tensor.name,
                 tensor.torch_dtype,
-                tuple(None if (position, axis) in padded else size for axis, size in enumerate(tensor.shape)),
+                tuple(None if (position, axis) in longest else size for axis, size in enumerate(tensor.shape)),
+                {axis: length for (place, axis), length in longest.items() if place == position},
             )
-            for position, tensor in enumerate(self.inputs)
+            for position, tensor in enumerate(tensors)
         )
-        return Signature(tuple(specs), self.call)
 
     def __str__(self) -> str:
         first = self.configurations[0]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -17,21 +17,32 @@ __all__ = ["Signature", "TensorSpec", "signature_of"]
 
 @dataclass(frozen=True, slots=True)
 class TensorSpec:
-    """One tensor: its path in the batch, dtype and shape; None in the shape is a free axis."""
+    """One tensor: its path in the batch, dtype and shape; None in the shape is a free axis.
+
+    `most` are the lengths that free axes may have at most, by axis.
+
+    Example:
+        >>> print(TensorSpec("ids", torch.int64, (None, None), {1: 12}))
+        ids: int64[*, <=12]
+    """
 
     name: str
     dtype: torch.dtype
     shape: tuple[int | None, ...]
+    most: Mapping[int, int] = field(default_factory=dict)
 
     def __str__(self) -> str:
-        sizes = ", ".join("*" if size is None else str(size) for size in self.shape)
+        free = {axis: f"<={length}" for axis, length in self.most.items()}
+        sizes = ", ".join(free.get(axis, "*") if size is None else str(size) for axis, size in enumerate(self.shape))
         return f"{self.name}: {str(self.dtype).removeprefix('torch.')}[{sizes}]"
 
     def accepts(self, tensor: torch.Tensor) -> bool:
         """Whether `tensor` has this dtype and shape, free axes aside."""
         if tensor.dtype != self.dtype or tensor.dim() != len(self.shape):
             return False
-        return all(size is None or size == given for size, given in zip(self.shape, tensor.shape, strict=True))
+        free = self.most.get
+        wanted = enumerate(zip(self.shape, tensor.shape, strict=True))
+        return all(given <= free(axis, given) if size is None else size == given for axis, (size, given) in wanted)
 
 
 @dataclass(frozen=True, slots=True)
