@@ -151,6 +151,18 @@ def test_figures_of_all_samples_are_compared_in_pairs(name, clustered):
     assert moved == found
 
 
+def rows_of_two(generator, name, size):
+    """Two models of which the second is worse."""
+    target = np.arange(size) % 2
+    base, noise = generator.normal(size=size), generator.normal(size=size)
+    scores = base + 1.2 * target, base + 0.6 * target + 0.5 * noise
+    if name == "AUROC":
+        return tuple(np.stack([one, target], axis=1).astype(float) for one in scores)
+    if name == "macro F1":
+        return tuple(np.stack([target, one > 0.5], axis=1).astype(float) for one in scores)
+    return np.abs(base), np.abs(base) + 0.2 + 0.2 * noise
+
+
 def test_the_two_sides_mirror_each_other():
     a, b = rows_of("AUROC", 200)
     one, other = paired(METRICS["AUROC"], a, b), paired(METRICS["AUROC"], b, a)
@@ -187,8 +199,35 @@ def test_a_claim_is_what_the_interval_at_twice_the_level_says():
 def test_equal_values_are_an_answer(name):
     rows = rows_of(name, 50)[0]
     found = paired(METRICS[name], rows, rows, margin=0.1)
-    assert (found.p_value, found.effect, found.low, found.equivalent) == (1.0, 0.0, None, True)
+    assert (found.p_value, found.effect, found.low, found.equivalent) == (1.0, 0.0, None, None)
     assert "the same value on all 50 samples" in found.method
+
+
+@pytest.mark.parametrize("clusters", [None, np.arange(40) // 2])
+def test_few_samples_that_differ_show_no_more_than_so_many_coins(clusters):
+    """However alike the rest is: of 3 pairs that all favour one side, chance alone does so once in 8 times."""
+    a = np.linspace(0.5, 1.5, 40)
+    for differing in (1, 3, 6):
+        b = a.copy()
+        b[: 2 * differing : 2] -= 0.1
+        found = paired(LOG_LOSS, a, b, margin=1.0, clusters=clusters)
+        assert found.p_value >= 2 * 0.5**differing
+        assert found.equivalence_p >= 0.5**differing and found.non_inferiority_p >= 0.5**differing
+        assert found.equivalent == (differing > 4)
+
+
+@pytest.mark.parametrize("size", [6, 10, 25])
+@pytest.mark.parametrize("name", ["mean absolute error", "macro F1", "AUROC"])
+def test_equivalence_is_seldom_claimed_of_models_that_differ_by_the_margin(name, size):
+    """The second is worse by a little more than the margin in all that could be drawn: a claim is an error."""
+    generator = np.random.default_rng(size)
+    metric, claims, tried = METRICS[name], 0, 60
+    whole = rows_of_two(generator, name, 20_000)
+    margin = 0.98 * abs(metric.figure(whole[1]) - metric.figure(whole[0]))
+    for _ in range(tried):
+        a, b = rows_of_two(generator, name, size)
+        claims += bool(paired(metric, a, b, margin=margin).non_inferior)
+    assert claims / tried <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / tried)
 
 
 def test_a_constant_shift_has_no_interval_and_says_so():

@@ -71,8 +71,8 @@ def paired(
     """What the same samples say of two results.
 
     Decisions are tested by McNemar's exact test, and their interval is Tango's score interval; anything else, and
-    whatever has `clusters`, is resampled in pairs. Equivalence is two one-sided tests (TOST). Values that are the same
-    on every sample, of at least two, leave nothing to resample: they are equivalent within any margin.
+    whatever has `clusters`, is resampled in pairs. Equivalence is two one-sided tests (TOST). Where only `k` samples, or
+    groups, tell the two apart, no one-sided p-value lies below what `k` fair coins would show, `2**-k`.
 
     Shapes: rows `(N,)` or `(N, K)` as `metric.per_sample` gives them, of the same samples in the same order; clusters
     `(N,)`, the group of each sample. Units: `margin` is in those of the metric.
@@ -105,12 +105,10 @@ def paired(
         p_value, test = mcnemar(*only), "McNemar, exact"
     else:
         found = _resampled(metric, rows_a, rows_b, clusters)
-    interval, same = _interval(found, confidence), bool((rows_a == rows_b).all())
-    if not test and same:
-        p_value, test = 1.0, "both give the same value on every sample"
-    elif not test and not isinstance(found, str):
-        tail = found.tail(0.0)
-        p_value, test = min(1.0, 2 * min(tail, 1 - tail)), f"the same {interval.method}, inverted"
+    interval, least = _interval(found, confidence), 0.0
+    if not test:
+        least = 0.5 ** _differing(rows_a, rows_b, clusters)
+        p_value, test = _inverted(found, interval.method, least)
     return Paired(
         metric=metric.name,
         samples=len(rows_a),
@@ -127,7 +125,7 @@ def paired(
         margin=margin,
         only_a=None if only is None else only[0],
         only_b=None if only is None else only[1],
-        **_claims(found, margin, confidence, metric.higher_is_better, same=same and effect == 0 and len(rows_a) > 1),
+        **_claims(found, margin, confidence, metric.higher_is_better, least),
     )
 
 
@@ -193,6 +191,12 @@ def _disagreements(metric: Metric, rows_a: NDArray[Any], rows_b: NDArray[Any]) -
     return int((first & ~second).sum()), int((second & ~first).sum())
 
 
+def _differing(rows_a: NDArray[Any], rows_b: NDArray[Any], clusters: NDArray[Any] | None) -> int:
+    """How many samples, or groups, tell the two apart."""
+    apart = (rows_a != rows_b).reshape(len(rows_a), -1).any(1)
+    return int(apart.sum()) if clusters is None else len(np.unique(clusters[apart]))
+
+
 def _resampled(
     metric: Metric, rows_a: NDArray[Any], rows_b: NDArray[Any], clusters: NDArray[Any] | None
 ) -> Uncertainty | str:
@@ -252,18 +256,26 @@ def _interval(found: Uncertainty | PairedProportions | str, confidence: float) -
     return Interval(low, high, f"paired {name}" if isinstance(found, Resampled) else name)
 
 
+def _inverted(found: Uncertainty | PairedProportions | str, method: str, least: float) -> tuple[float | None, str]:
+    """The two-sided p-value that an interval's ends have at no difference, and how it came about."""
+    if least == 1:
+        return 1.0, "both give the same value on every sample"
+    if isinstance(found, str):
+        return None, ""
+    tail = found.tail(0.0)
+    return min(1.0, 2 * max(min(tail, 1 - tail), least)), f"the same {method}, inverted"
+
+
 def _claims(
     found: Uncertainty | PairedProportions | str,
     margin: float | None,
     confidence: float,
     better: bool | None,
-    *,
-    same: bool,
+    least: float,
 ) -> dict[str, Any]:
-    """Where all values are the `same`, there is nothing to resample: the difference is 0, and within any margin."""
-    if margin is None or (isinstance(found, str) and not same):
+    if margin is None or isinstance(found, str):
         return {}
-    below, above = (0.0, 0.0) if isinstance(found, str) else (found.tail(-margin), 1 - found.tail(margin))
+    below, above = max(found.tail(-margin), least), max(1 - found.tail(margin), least)
     worse = None if better is None else below if better else above
     return {
         "equivalence_p": max(below, above),
