@@ -71,7 +71,7 @@ def paired(
     """What the same samples say of two results.
 
     Decisions are tested by McNemar's exact test, and their interval is Tango's score interval; anything else, and
-    whatever has `clusters`, is resampled in pairs. Equivalence is two one-sided tests (TOST). Where only `k` samples, or
+    whatever has `clusters`, is resampled in pairs. Equivalence is two one-sided tests (TOST). Where only `k` samples or
     groups, tell the two apart, no one-sided p-value lies below what `k` fair coins would show, `2**-k`.
 
     Shapes: rows `(N,)` or `(N, K)` as `metric.per_sample` gives them, of the same samples in the same order; clusters
