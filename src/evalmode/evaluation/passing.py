@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -12,15 +11,17 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from evalmode.errors import BatchError, EvalmodeError, ModelRunError, RowCountError, UnreadColumnError
+from evalmode.errors import BatchError, EvalmodeError, ModelRunError, RowCountError, TaskError, UnreadColumnError
 from evalmode.evaluation.devices import out_of_memory
 from evalmode.evaluation.groups import Group, Lost
 from evalmode.evaluation.keeping import Keeping
-from evalmode.evaluation.labels import Labels, lone_input, without_columns
+from evalmode.evaluation.labels import Labels
+from evalmode.evaluation.parting import Parting, rows_of_group
 from evalmode.evaluation.progress import Tracker
 from evalmode.evaluation.reading import Reader, Reading, row_alone, rows_again
 from evalmode.evaluation.running import Runner
-from evalmode.evaluation.split import Split, checked_split, default_split
+from evalmode.evaluation.split import Split
+from evalmode.evaluation.told import in_short, of_group, of_sample, unread
 from evalmode.observe.columns import Columns
 from evalmode.observe.tree import map_tensors
 
@@ -60,7 +61,10 @@ class Pass:
         on_bad_sample: Literal["error", "skip"],
     ) -> None:
         self.runner, self.reader, self.keeping, self.labels, self.tracker = runner, reader, keeping, labels, tracker
-        self.split, self.wanted, self.skip = split, wanted, on_bad_sample == "skip"
+        self.parting = Parting(labels, split, wanted, reader.say, named=runner.named)
+        self.skip = on_bad_sample == "skip"
+        self.parts = False  # whether a group could be taken apart
+        self.odd: tuple[Group, TaskError] | None = None
         self.notes: list[str] = []
         self.largest = 0
         self.reason: EvalmodeError | None = None
@@ -73,6 +77,10 @@ class Pass:
                 self._lost(item)
                 continue
             started = self._start(item)
+            if self.odd is not None and self.parts:
+                group, error = self.odd
+                self.odd = None
+                self._lose(group, dict.fromkeys(range(len(group)), error), keep=True)
             if waiting is not None:
                 self._finish(waiting)
                 waiting = None
@@ -82,6 +90,8 @@ class Pass:
                 self._finish(started)
         if waiting is not None:
             self._finish(waiting)
+        if self.odd is not None:
+            raise self.odd[1]
 
     def look(self, group: Group) -> Reading | None:
         """Let the reader decide by this group what was not stated; nothing of it is kept.
@@ -111,7 +121,7 @@ class Pass:
 
     def _look_one_by_one(self, group: Group) -> None:
         """The model fails on the group: the first sample that it takes decides, as in `_one_by_one`."""
-        inputs, target = self._parted(group.batch)
+        inputs, target = self.parting.pair(group.batch)
         for row in range(len(group)):
             with contextlib.suppress(EvalmodeError):
                 outputs, arrived = _to_host(self.runner.outputs(row_alone(inputs, row, group.size)))
@@ -139,43 +149,64 @@ class Pass:
         try:
             return self._started(group, keep=keep)
         except EvalmodeError as error:
-            unread = _unread(error)
-            places = group.positions if unread is None else [p for p in group.positions if p not in unread.reasons]
-            if unread is None or len(places) == len(group) or not isinstance(group.batch, Columns):
+            column = unread(error)
+            reasons = {} if column is None else column.reasons
+            rows = [row for row, place in enumerate(group.positions) if place not in reasons]
+            if len(rows) == len(group) or not isinstance(group.batch, Columns):
                 raise
             for place in group.positions:
-                if place in unread.reasons and (keep or not self.skip):
-                    self._lost(Lost(place, unread.reasons[place], unread))
-            rows = [group.positions.index(place) for place in places]
+                if place in reasons and (keep or not self.skip):
+                    self._lost(Lost(place, reasons[place], column))
             if not rows:
                 return None
-            batch = group.batch.again([rows[row % len(rows)] for row in range(group.size)])
-        return self._start(Group(batch, tuple(places), group.size), keep=keep)
+        return self._start(rows_of_group(group, rows), keep=keep)
 
     def _started(self, group: Group, *, keep: bool) -> _Ran | None:
-        positions = np.asarray(group.positions, np.int64)
-        ids = self.labels.ids(group.batch, positions, group.size)
-        columns = self.labels.of(group.batch, positions, group.size)
-        inputs, target = self._parted(group.batch)
+        try:
+            parted = self.parting(group)
+        except TaskError as error:
+            if unread(error) is not None:
+                raise
+            return self._apart(group, error, keep=keep)
+        self.parts = True
+        inputs, target, ids, columns = parted.inputs, parted.target, parted.ids, parted.columns
         self.largest = max(self.largest, group.size)
         try:
             outputs = self._run(inputs, ids)
         except EvalmodeError as error:
             told = isinstance(error, BatchError | ModelRunError)
-            if not keep or not told or out_of_memory(error) or _unread(error) is not None:
+            if not keep or not told or out_of_memory(error) or unread(error) is not None:
                 raise
             self._one_by_one(group, inputs, target, ids, columns, error)
             return None
         outputs, arrived = _to_host(outputs)
         return _Ran(group, outputs, target, inputs, ids, columns, arrived)
 
-    def _parted(self, batch: Any) -> tuple[Any, Any]:
-        if self.split is not None:
-            return checked_split(self.split, batch)
-        inputs, target, said = default_split(without_columns(batch, self.labels.named, self.wanted))
-        inputs, alone = (inputs, "") if self.runner.named else lone_input(inputs, self.wanted)
-        self.reader.say(said, alone)
-        return inputs, target
+    def _apart(self, group: Group, error: TaskError, *, keep: bool) -> _Ran | None:
+        """A group that cannot be taken apart, without the samples that cannot be.
+
+        Where no group could be before, it waits for one that can: if there is none, the fault is not the samples'.
+        """
+        bad = self.parting.failing(group, quick=not self.parts)
+        if not bad:
+            raise error
+        if len(bad) == len(group) and not self.parts:
+            if self.odd is not None:
+                raise self.odd[1]
+            self.odd = (group, error) if keep else None
+            return None
+        self._lose(group, bad, keep=keep)
+        rows = [row for row in range(len(group)) if row not in bad]
+        return self._started(rows_of_group(group, rows), keep=keep) if rows else None
+
+    def _lose(self, group: Group, bad: Mapping[int, TaskError], *, keep: bool) -> None:
+        names = self.parting.names(group)
+        for row, own in bad.items():
+            named = of_sample(names[row], own)
+            if not self.skip:
+                raise named from own
+            if keep:
+                self._leave_out(group.positions[row], names[row], named.got, named)
 
     def _run(self, inputs: Any, ids: NDArray[Any]) -> Any:
         while True:
@@ -227,7 +258,10 @@ class Pass:
         if not bad:
             raise error
         if not self.skip:
-            raise error if not good and len(ran.group) > 1 else _of_sample(ran.ids[bad[0][0]], bad[0][1])
+            alike = not good and len(ran.group) > 1 and not self.keeping.samples
+            raise (
+                of_group(ran.ids, [row for row, _ in bad], error) if alike else of_sample(ran.ids[bad[0][0]], bad[0][1])
+            )
         self._sort_out(ran.group, ran.ids, ran.columns, bad, good)
 
     def _one_by_one(
@@ -253,7 +287,7 @@ class Pass:
             except EvalmodeError as own:
                 bad.append((row, own))
                 if not self.skip:
-                    raise _of_sample(ids[row], own) from error
+                    raise of_sample(ids[row], own) from error
         if not bad:
             raise error
         self._sort_out(group, ids, columns, bad, good)
@@ -267,7 +301,7 @@ class Pass:
         good: list[tuple[int, Reading]],
     ) -> None:
         for row, own in bad:
-            named = _of_sample(ids[row], own)
+            named = of_sample(ids[row], own)
             self._leave_out(group.positions[row], str(ids[row]), named.got, named)
         for row, reading in good:
             self._keep(group, slice(row, row + 1), ids, reading, columns)
@@ -289,24 +323,8 @@ class Pass:
 
     def _leave_out(self, position: int, name: str, reason: str, error: EvalmodeError) -> None:
         self.reason = self.reason or error
-        self.keeping.lose(position, name, reason.removeprefix(f"sample {name}: "))
+        self.keeping.lose(position, name, in_short(reason.removeprefix(f"sample {name}: ")))
         self.tracker.add(1)
-
-
-def _unread(error: BaseException) -> UnreadColumnError | None:
-    """The column that could not be read, where that is why something failed."""
-    seen: BaseException | None = error
-    while seen is not None and not isinstance(seen, UnreadColumnError):
-        seen = seen.__cause__
-    return seen
-
-
-def _of_sample(name: Any, error: EvalmodeError) -> EvalmodeError:
-    """The same error, with the sample's id in place of how many samples of the group it was seen in."""
-    got = re.sub(r" in \d+ of \d+ samples(?: of a batch)?(?: \(first: \d+\))?", "", error.got)
-    made = type(error)(f"sample {name}: {got}", expected=error.expected, fix=error.fix, explain=error.explain)
-    made.__cause__ = error.__cause__
-    return made
 
 
 def _to_host(outputs: Any) -> tuple[Any, Callable[[], object] | None]:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import itertools
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -15,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evalmode.certificate import EvaluationRecord, SampleRecord
-from evalmode.errors import BatchError, EvalmodeError, TaskError, UsageError
+from evalmode.errors import TaskError, UsageError
 from evalmode.evaluation import whole_metrics
-from evalmode.evaluation.batches import batch_length, batches_from
+from evalmode.evaluation.as_they_come import AsTheyCome
 from evalmode.evaluation.choice import chosen_metrics, refuse_equal_names
 from evalmode.evaluation.figures import (
     calibration_of,
@@ -28,12 +27,12 @@ from evalmode.evaluation.figures import (
     worst_samples,
 )
 from evalmode.evaluation.going_on import SameData, require_same
-from evalmode.evaluation.groups import Group, Lost
+from evalmode.evaluation.groups import Group
 from evalmode.evaluation.identity import data_identity, described, model_identity, told_whole
 from evalmode.evaluation.journal import Journal
 from evalmode.evaluation.keeping import Keeping
 from evalmode.evaluation.labels import GROUPS, Labels, inputs_named
-from evalmode.evaluation.loader_checks import broken_pipes_told, endless, require_end, worker_deaths_told
+from evalmode.evaluation.loader_checks import endless, require_end, worker_deaths_told
 from evalmode.evaluation.loading import Loading
 from evalmode.evaluation.options import Options
 from evalmode.evaluation.passing import Pass
@@ -41,11 +40,13 @@ from evalmode.evaluation.pictures import picture_of
 from evalmode.evaluation.predictions import require_writable, write_predictions
 from evalmode.evaluation.progress import OnProgress, Tracker, shown
 from evalmode.evaluation.reading import Reader
+from evalmode.evaluation.repeatable import require_repeatable
 from evalmode.evaluation.result import Evaluation, subject_of
 from evalmode.evaluation.running import runner_for
 from evalmode.evaluation.samples import Samples
 from evalmode.evaluation.slices import cuts_of, slice_records, values_of
 from evalmode.evaluation.source import Source, source_of
+from evalmode.evaluation.told import all_bad
 from evalmode.evaluation.untouched import Untouched
 from evalmode.measure.metric import Metric
 from evalmode.observe.fingerprint import environment_record, model_record
@@ -53,7 +54,6 @@ from evalmode.task import Task
 
 __all__ = ["Work"]
 
-_END = object()
 _READ = 64  # samples read at a time where nothing says otherwise
 
 
@@ -100,9 +100,7 @@ class Work:
         split = self.options.split
         with contextlib.ExitStack() as stack:
             stack.enter_context(worker_deaths_told())
-            journal = None
-            if self.options.journal is not None:
-                journal = stack.enter_context(Journal.open(self.options.journal, self._identity(source)))
+            journal = self._before(source, stack)
             keeping = Keeping(journal)
             loading = self._loading(source, keeping)
             before = keeping.samples + len(keeping.bad)
@@ -128,21 +126,40 @@ class Work:
                 raise KeyboardInterrupt(self._stopped(keeping, loading.samples)) from None
         return self._kept(evaluation)
 
-    def _pass(self, work: Pass, loading: _AsTheyCome | Loading, source: Source | None) -> None:
+    def _before(self, source: Source | None, stack: contextlib.ExitStack) -> Journal | None:
+        """Look at the data once more, and open the journal where there is one."""
+        try:
+            if source is not None:
+                loading = self._loading(source, None)
+                if isinstance(loading, Loading):
+                    require_repeatable(loading, self.labels.name)
+            if self.options.journal is None:
+                return None
+            return stack.enter_context(Journal.open(self.options.journal, self._identity(source)))
+        except KeyboardInterrupt:
+            again = "the same call"
+            if self.options.journal is not None:
+                again += f" with journal={os.fspath(self.options.journal)!r}"
+            raise KeyboardInterrupt(
+                f"stopped while the data was looked through, before a sample was run: {again} goes on from there"
+            ) from None
+
+    def _pass(self, work: Pass, loading: AsTheyCome | Loading, source: Source | None) -> None:
         keeping = work.keeping
         try:
             if keeping.samples and source is not None and isinstance(loading, Loading):
                 # what the first group decides is not in the journal
-                first = next((item for item in self._loading(source, None) if isinstance(item, Group)), None)
-                if first is not None:
-                    reading = work.look(first)
-                    if reading is not None and self.runner.exact:
-                        require_same(first, reading, keeping)
+                for group in self._loading(source, None):
+                    reading = work.look(group) if isinstance(group, Group) else None
+                    if isinstance(group, Group) and reading is not None and self.runner.exact:
+                        require_same(group, reading, keeping)
+                    if self.reader.chosen is not None:
+                        break
                 SameData(keeping, self.labels.name).over(loading)
             work.over(loading)
             keeping.flush()
-            if source is not None and source.samples is None and self.options.most is None:
-                self.labels.require_length(keeping.samples + len(keeping.bad))
+            if source is not None and self.options.most is None:
+                self._count(source, keeping.samples + len(keeping.bad))
         except BaseException as error:
             keeping.flush()
             if isinstance(error, KeyboardInterrupt):
@@ -150,7 +167,7 @@ class Work:
             raise
         if not keeping.samples:
             if work.reason is not None:
-                raise work.reason
+                raise all_bad(work.reason, len(keeping.bad))
             if keeping.bad:
                 torn = keeping.listed()[0]
                 raise TaskError(
@@ -159,6 +176,13 @@ class Work:
                     fix="mend the data or the model, and begin with a new journal",
                 )
             raise TaskError("the test data gave no samples", expected="at least one sample")
+
+    def _count(self, source: Source, found: int) -> None:
+        """What is to be said once all of the data has been read."""
+        if source.samples is None:
+            self.labels.require_length(found)
+        elif source.stream is not None and found != source.samples:
+            self.notes.append(f"{source.kind} says that it has {source.samples:,} samples, and gave {found:,}")
 
     def _stopped(self, keeping: Keeping, total: int | None) -> str:
         of = f" of {total:,}" if total is not None else ""
@@ -175,11 +199,11 @@ class Work:
         if source.stream is not None and self.options.workers:
             self.notes.append("a stream is read in one process: workers= has no effect")
 
-    def _loading(self, source: Source | None, keeping: Keeping | None) -> _AsTheyCome | Loading:
+    def _loading(self, source: Source | None, keeping: Keeping | None) -> AsTheyCome | Loading:
         options = self.options
         size = 64 if options.batch_size == "auto" else options.batch_size
         if source is None:
-            loading = _AsTheyCome(self.data, size, options.most)
+            loading = AsTheyCome(self.data, size, options.most)
             self.notes += loading.batches.notes
             return loading
         return Loading(
@@ -279,44 +303,6 @@ class Work:
         if where is not None and not isinstance(where, bool):
             write_predictions(where, evaluation)
         return evaluation
-
-
-class _AsTheyCome:
-    """Batches as a DataLoader gives them: nothing is grouped, nothing is filled up."""
-
-    def __init__(self, data: Any, batch_size: int, limit: int | None) -> None:
-        self.batches = batches_from(data, batch_size, limit)
-        self.data, self.limit = data, limit
-        self.samples = self.batches.samples
-
-    def __iter__(self) -> Iterator[Group | Lost]:
-        first = 0
-        for batch in self._read():
-            size = batch_length(batch) or 0
-            count = size if self.limit is None else min(size, self.limit - first)
-            yield Group(batch, tuple(range(first, first + count)), size)
-            first += count
-            if self.limit is not None and first >= self.limit:
-                return
-
-    def _read(self) -> Iterator[Any]:
-        batches = iter(self.batches)
-        for number in itertools.count():
-            try:
-                with broken_pipes_told() if getattr(self.data, "num_workers", 0) else contextlib.nullcontext():
-                    batch = next(batches, _END)
-            except EvalmodeError:
-                raise
-            except Exception as error:
-                fix = "mend it; without exact=False the sample is named, and on_bad_sample='skip' leaves it out"
-                raise BatchError(
-                    f"batch {number} of the data (from 0) cannot be read: {type(error).__name__}: {error}",
-                    expected="batches that can be read: with exact=False none of a batch's samples can be left out",
-                    fix=fix,
-                ) from error
-            if batch is _END:
-                return
-            yield batch
 
 
 def _of_task(task: Task, data: Any, options: Options) -> tuple[Any, Any, Options, str]:

@@ -16,6 +16,8 @@ from evalmode.predictor.plan import Plan
 
 __all__ = ["batch_of_arguments", "batch_of_rule", "call_kind", "parameters_of"]
 
+_SHOWN = 8  # arguments of a call in a message
+
 
 def parameters_of(model: Callable[..., Any]) -> tuple[str, ...]:
     """The names of the positional parameters of a model's `forward`; empty where they cannot be told.
@@ -118,6 +120,8 @@ def _never_called(model: Any, batch: Any) -> Any:  # tells `require_batch` to ju
 
 def _misfit(plan: Plan, args: tuple[Any, ...], kwargs: dict[str, Any], expected: str) -> BatchError:
     given = [describe(value) for value in args] + [f"{name}={describe(value)}" for name, value in kwargs.items()]
+    if len(given) > _SHOWN:
+        given = [*given[:_SHOWN], f"and {len(given) - _SHOWN:,} more"]
     return BatchError(
         f"got a call with ({', '.join(given)})",
         expected=f"{expected}: {plan.signature}",

@@ -19,6 +19,8 @@ from evalmode.observe.tree import describe
 
 __all__ = ["arguments_of", "call", "reason_of", "require_batch"]
 
+_SHOWN = 8  # arguments of a call in a message
+
 
 def arguments_of(batch: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """The positional and named arguments that the rule makes of `batch`.
@@ -176,7 +178,8 @@ def _call_text(batch: Any, forward: object) -> str:
     if forward is not None:
         return "forward(model, batch)"
     if isinstance(batch, Mapping):
-        return "model(" + ", ".join(f"{key}=..." for key in list(batch)[:8]) + ")"
+        return "model(" + ", ".join(f"{key}=..." for key in list(batch)[:_SHOWN]) + ")"
     if isinstance(batch, tuple):
-        return f"model({', '.join('...' for _ in batch)})"
+        more = f", and {len(batch) - _SHOWN:,} more" if len(batch) > _SHOWN else ""
+        return f"model({', '.join('...' for _ in batch[:_SHOWN])}{more})"
     return "model(batch)"
