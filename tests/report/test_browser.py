@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import pytest
+from msgspec.structs import replace
 
+from evalmode.certificate import ConfusionRecord
 from evalmode.report.page import write_report
 
 PHONE, WIDE = {"width": 390, "height": 844}, {"width": 1600, "height": 1000}
 REACHABLE = "a[href], summary, [tabindex='0']"
 
 
+def of_many_classes(certificate):
+    """The certificate with a confusion matrix of 200 classes, each of which is mistaken for the next."""
+    counts = tuple(tuple(3 * (other == (one + 1) % 200) for other in range(200)) for one in range(200))
+    confusion = ConfusionRecord(labels=tuple(map(str, range(100, 300))), counts=counts)
+    return replace(certificate, evaluation=replace(certificate.evaluation, confusion=confusion))
+
+
 @pytest.fixture(scope="session")
 def pages(certificate, broken, tmp_path_factory):
-    """The two pages as files, by name."""
+    """The pages as files, by name."""
     folder = tmp_path_factory.mktemp("pages")
-    written = {"kept": certificate, "broken": broken}
+    written = {"kept": certificate, "broken": broken, "many": of_many_classes(certificate)}
     return {name: write_report(folder / f"{name}.html", made) for name, made in written.items()}
 
 
@@ -74,6 +83,17 @@ def test_axe_finds_nothing_and_nothing_runs_over_the_edge(show, name, size, sche
     found = Axe().run(page)
     assert found.response["violations"] == [], found.generate_report()
     assert len(found.response["passes"]) > 20
+
+
+def test_the_labels_of_many_classes_stay_on_one_line_on_a_phone(show):
+    page = show("many", PHONE)
+    lines = page.evaluate(
+        """() => [...document.querySelectorAll('.confusion tbody th')].map(label => {
+           const range = document.createRange();
+           range.selectNodeContents(label);
+           return range.getClientRects().length })"""
+    )
+    assert lines[:-1] == [1] * 24
 
 
 def test_dark_and_light_are_two_looks_and_paper_is_light(show):
