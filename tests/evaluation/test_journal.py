@@ -313,6 +313,12 @@ def test_a_second_journal_on_the_file_is_refused_with_who_holds_it(path):
     assert len(recorded(path)) == 2
 
 
+def test_a_folder_that_takes_no_lock_is_not_called_a_journal_in_use():
+    with pytest.raises(JournalError, match=r"cannot lock the journal .*cannot be made") as caught:
+        Journal.open(Path("/proc/run.journal"), IDENTITY)
+    assert "folder that you may write to" in str(caught.value)
+
+
 def test_two_names_of_one_file_are_one_journal(path):
     Journal.open(path, IDENTITY).close()
     other = path.with_name("other name")

@@ -261,6 +261,11 @@ def _locked(path: Path) -> FileLock:
         try:
             lock.acquire(timeout=0)
         except Timeout as error:
+            if not holder and not beside.exists():  # a folder that takes no files, as /proc: nobody holds it
+                raise JournalError(
+                    f"cannot lock the journal {str(path)!r}: {beside.name!r} cannot be made beside it",
+                    fix="name a file in a folder that you may write to",
+                ) from error
             raise JournalError(
                 f"the journal {str(path)!r} is in use by {holder or 'another process'}",
                 expected="one process on one journal",
