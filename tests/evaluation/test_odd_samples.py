@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from torch.utils.data import Dataset, IterableDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from evalmode.errors import BatchError, TaskError
 from evalmode.evaluation.evaluator import evaluate
@@ -174,3 +174,46 @@ def test_ctrl_c_while_the_data_is_looked_through_says_how_to_go_on(tmp_path):
 
     with pytest.raises(KeyboardInterrupt, match=r"before a sample was run: the same call with journal=.*goes on"):
         evaluate(MODEL, Stopping(), journal=tmp_path / "run.journal")
+
+
+class Named(Samples):
+    def __getitem__(self, place):
+        return {"x": INPUTS[place], "labels": int(LABELS[place])}
+
+
+@pytest.mark.parametrize("dataset", [Samples(), Named()])
+@pytest.mark.parametrize("limit", [None, math.inf])
+def test_samples_of_a_loader_without_batch_size_are_samples(dataset, limit):
+    record = evaluate(MODEL, DataLoader(dataset, batch_size=None), limit=limit).record
+    assert record.metrics == evaluate(MODEL, (INPUTS, LABELS)).record.metrics
+    assert record.samples == COUNT
+
+
+def test_a_stream_of_samples_without_batch_size_is_not_cut_along_features():
+    class Stream(IterableDataset):
+        def __iter__(self):
+            return (Samples()[place] for place in range(COUNT))
+
+    record = evaluate(MODEL, DataLoader(Stream(), batch_size=None), limit=math.inf).record
+    assert record.metrics == evaluate(MODEL, (INPUTS, LABELS)).record.metrics
+
+
+def test_ready_batches_of_a_dataset_with_a_length_need_no_limit_and_are_converted():
+    class Batches(Dataset):
+        def __len__(self):
+            return COUNT // 20
+
+        def __getitem__(self, place):
+            rows = slice(20 * place, 20 * place + 20)
+            return {"x": INPUTS[rows], "labels": LABELS[rows], "epoch": 3}
+
+    def convert(batch):
+        return batch["x"] + 1, batch["labels"]
+
+    def split(batch):
+        return batch["x"], batch["labels"]
+
+    record = evaluate(MODEL, DataLoader(Batches(), batch_size=None), split=split).record
+    assert record.metrics == evaluate(MODEL, (INPUTS, LABELS)).record.metrics
+    record = evaluate(MODEL, DataLoader(Batches(), batch_size=None, collate_fn=convert)).record
+    assert record.metrics == evaluate(MODEL, (INPUTS + 1, LABELS)).record.metrics

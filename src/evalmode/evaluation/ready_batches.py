@@ -2,20 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 import torch
 
 from evalmode.errors import BatchError
+from evalmode.evaluation.split import TARGET_KEYS
 from evalmode.observe.tree import describe, leaves, map_leaves
 
-__all__ = ["samples_of"]
+__all__ = ["is_one_sample", "samples_of"]
+
+
+def is_one_sample(item: Any) -> bool:
+    """Whether what might be a batch is one sample: its target is one number or text, and no row for each of several.
+
+    The target is the last entry, or what a mapping calls so; where it is called otherwise, a number beside one tensor
+    makes a sample.
+
+    Example:
+        >>> is_one_sample((torch.zeros(3), 1)), is_one_sample((torch.zeros(3), torch.zeros(3)))
+        (True, False)
+    """
+    if isinstance(item, Mapping):
+        named = [item[key] for key in TARGET_KEYS if key in item]
+        if named:
+            return _is_single(named[0])
+        parts = [leaf for _, leaf in leaves(item)]
+        return any(map(_is_single, parts)) and sum(map(_has_rows, parts)) == 1
+    return isinstance(item, tuple | list) and len(item) > 1 and _is_single(item[-1])
+
+
+def _is_single(part: object) -> bool:
+    return isinstance(part, int | float | str | np.generic) or (
+        isinstance(part, torch.Tensor | np.ndarray) and not part.ndim
+    )
 
 
 def samples_of(batches: Iterable[Any]) -> Iterator[Any]:
-    """The samples of each batch, in order.
+    """The samples of each batch, in order; what is one sample is given as it is.
 
     Raises:
         BatchError: the tensors of a batch differ in their first axis, so that its samples cannot be told.
@@ -25,6 +51,9 @@ def samples_of(batches: Iterable[Any]) -> Iterator[Any]:
         [[1.0, 0.0], [0.0, 1.0]]
     """
     for number, batch in enumerate(batches):
+        if is_one_sample(batch):
+            yield batch
+            continue
         lengths = {len(leaf) for _, leaf in leaves(batch) if isinstance(leaf, torch.Tensor | np.ndarray) and leaf.ndim}
         if len(lengths) != 1:
             raise BatchError(

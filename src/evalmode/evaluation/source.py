@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset, default_collate
+from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset, default_collate, default_convert
 
 from evalmode.errors import TaskError
 from evalmode.evaluation.batches import loaded_apart
@@ -28,6 +28,7 @@ class Source:
 
     `samples` is None where the data does not know its length. `fetch` gives one sample and raises what the data raises.
     `collate` makes a batch of samples; `own_collate` says that it is the user's. `kind` names the data in messages.
+    `ends` says of data that does not know its length that it ends.
     """
 
     kind: str
@@ -39,6 +40,7 @@ class Source:
     own_collate: bool = False
     notes: tuple[str, ...] = ()
     dataset: Any = field(repr=False, default=None)
+    ends: bool = False
 
     def sample(self, place: int) -> Any:
         """One sample, read on evaluation's own random streams; None where it cannot be read."""
@@ -122,22 +124,33 @@ def _of_loader(loader: DataLoader[Any]) -> Source:
 
 
 def _of_ready_batches(loader: DataLoader[Any]) -> Source:
-    """A loader without batch size: what its dataset gives is taken for batches, and cut into samples."""
-    from evalmode.evaluation.ready_batches import samples_of
+    """A loader without batch size: what its dataset gives is a sample, or a batch, which is cut into samples."""
+    from evalmode.evaluation.ready_batches import is_one_sample, samples_of
 
-    note = "the DataLoader has batch_size=None: what its dataset gives is taken for batches, and cut into samples"
+    dataset: Any = loader.dataset
+    kind = f"the {type(dataset).__name__}"
+    ends = not isinstance(dataset, IterableDataset)
+    convert: Any = loader.collate_fn  # of one item, where there is no batch size
+    own = convert is not default_convert
+    if ends and not own:
+        if not len(dataset):
+            raise empty(kind)
+        try:
+            single = is_one_sample(loaded_apart(lambda: [dataset[0]])[0])
+        except Exception:  # noqa: BLE001 - a sample that cannot be read is told with its id when its turn comes
+            single = False
+        if single:
+            return _of_dataset(dataset, default_collate, own=False, kind=kind)
+    note = "the DataLoader has batch_size=None: batches that its dataset gives are cut into samples"
     return Source(
-        f"the {type(loader.dataset).__name__}",
-        None,
-        stream=lambda: samples_of(_items(loader.dataset)),
-        notes=(note,),
+        kind, None, stream=lambda: samples_of(_items(dataset, convert if own else None)), notes=(note,), ends=ends
     )
 
 
-def _items(dataset: Any) -> Iterator[Any]:
-    if isinstance(dataset, IterableDataset):
-        return iter(dataset)
-    return (dataset[place] for place in range(len(dataset)))
+def _items(dataset: Any, convert: Callable[[Any], Any] | None) -> Iterator[Any]:
+    ends = not isinstance(dataset, IterableDataset)
+    items = (dataset[place] for place in range(len(dataset))) if ends else iter(dataset)
+    return items if convert is None else map(convert, items)
 
 
 def _of_stream(data: IterableDataset[Any], collate: Collate, *, own: bool) -> Source:

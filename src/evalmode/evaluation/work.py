@@ -194,7 +194,7 @@ class Work:
         )
 
     def _require_end(self, source: Source) -> None:
-        if source.samples is None and self.options.limit is None:
+        if source.samples is None and not source.ends and self.options.limit is None:
             raise endless(source.kind)
         if source.stream is not None and self.options.workers:
             self.notes.append("a stream is read in one process: workers= has no effect")
