@@ -21,6 +21,7 @@ from torch.utils.data import (
 )
 
 from evalmode.errors import TaskError, UsageError
+from evalmode.evaluation.given_columns import with_arrays
 from evalmode.mode.streams import StreamHold, hold_streams, release_streams
 from evalmode.observe.tree import leaves
 
@@ -65,6 +66,7 @@ def batches_from(data: object, batch_size: int = 64, limit: int | None = None) -
     _refuse_below_one("limit", 1 if limit is None else limit)
     if isinstance(data, Batches):
         return data
+    data = with_arrays(data)
     if isinstance(data, DataLoader):
         return _of_loader(data, limit)
     if isinstance(data, IterableDataset):

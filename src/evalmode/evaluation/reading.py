@@ -146,14 +146,21 @@ def rows_again(tree: Any, rows: Sequence[int], size: int) -> Any:
         [0, 2, 0, 2]
     """
     held = [rows[place % len(rows)] for place in range(size)]
-    if isinstance(tree, list) and len(tree) == size and not any(isinstance(part, Tensor) for part in tree):
+    if _is_listed(tree, size):
         return [tree[row] for row in held]
+    if isinstance(tree, dict) and any(_is_listed(part, size) for part in tree.values()):
+        return {name: rows_again(part, rows, size) for name, part in tree.items()}
     return map_leaves(
         lambda _, leaf: (
             leaf[held] if isinstance(leaf, Tensor | np.ndarray) and leaf.ndim and len(leaf) == size else leaf
         ),
         tree,
     )
+
+
+def _is_listed(tree: object, size: int) -> bool:
+    """Whether it is a list with an entry for each of the rows, as of texts."""
+    return isinstance(tree, list) and len(tree) == size and not any(isinstance(part, Tensor) for part in tree)
 
 
 def predictions(batch: Answered, chosen: tuple[Chosen, ...]) -> Tensor | None:

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from evalmode.errors import TaskError
 from evalmode.evaluation.batches import loaded_apart
+from evalmode.evaluation.given_columns import is_texts, odd_part, with_arrays
 from evalmode.evaluation.loader_checks import refuse_repeating, require_apart
 from evalmode.observe.columns import together
 from evalmode.observe.tree import describe, map_leaves
@@ -45,7 +46,9 @@ class Source:
     def sample(self, place: int) -> Any:
         """One sample, read on evaluation's own random streams; None where it cannot be read."""
         if self.rows is not None:
-            return map_leaves(lambda _, leaf: leaf[0], self.rows(range(place, place + 1)))
+            return map_leaves(
+                lambda _, leaf: leaf if isinstance(leaf, str) else leaf[0], self.rows(range(place, place + 1))
+            )
         fetch = self.fetch
         try:
             return None if fetch is None else loaded_apart(lambda: [fetch(place)])[0]
@@ -73,6 +76,7 @@ def source_of(data: Any) -> Source:
         return _of_dataset(rows, together, own=False, kind=f"the Parquet file {os.fspath(data)!r}")
     if isinstance(data, DataLoader):
         return _of_loader(data)
+    data = with_arrays(data)
     if isinstance(data, IterableDataset):
         return _of_stream(data, default_collate, own=False)
     if isinstance(data, TensorDataset):
@@ -85,6 +89,10 @@ def source_of(data: Any) -> Source:
         return _of_dataset(_Zipped(*data), default_collate, own=False, kind="the pair (inputs, targets)")
     if _is_dataset(data):
         return _of_dataset(data, default_collate, own=False, kind=f"the {type(data).__name__}")
+    parts = data.items() if isinstance(data, Mapping) else enumerate(data) if isinstance(data, tuple) else ()
+    for name, part in parts:
+        if not _is_arrays({name: part}):
+            raise odd_part(data, name, part)
     raise TaskError(
         f"test data of type {type(data).__name__}: {describe(data)}",
         expected="a dataset with __len__ and __getitem__, a DataLoader, a pair (inputs, targets) of arrays, "
@@ -225,9 +233,14 @@ def _is_objects(part: object) -> bool:
 
 
 def _is_arrays(data: object, depth: int = 0) -> bool:
-    """Arrays with samples along axis 0, in a tuple or mapping; a list of two arrays is a pair of them."""
+    """Arrays with samples along axis 0, in a tuple or mapping; a list of two arrays is a pair of them.
+
+    A mapping may hold texts beside them.
+    """
     if isinstance(data, Mapping):
-        return bool(data) and depth < 4 and all(_is_arrays(value, depth + 1) for value in data.values())
+        return (
+            bool(data) and depth < 4 and all(is_texts(value) or _is_arrays(value, depth + 1) for value in data.values())
+        )
     if isinstance(data, tuple) or (isinstance(data, list) and len(data) == 2 and not depth):
         return bool(data) and depth < 4 and all(_is_arrays(value, depth + 1) for value in data)
     return _is_array(data)
@@ -283,6 +296,8 @@ def _picked(data: Any, rows: slice | list[int]) -> Any:
     if isinstance(data, tuple | list):
         return tuple(_picked(value, rows) for value in data)
     picked = data[rows]
+    if is_texts(picked):
+        return picked.tolist()
     if isinstance(picked, np.ndarray):
         if any(stride < 0 for stride in picked.strides):
             picked = picked.copy()  # torch takes no array that runs backwards
