@@ -277,6 +277,7 @@ def test_without_data_the_model_and_the_machine_are_tested_and_the_rest_says_why
     assert verification.ok
     assert {result.part for result in verification.untested} == {"contract", "test set"}
     assert all("no data was given" in result.detail for result in verification.untested)
+    assert "SAME AS FAR AS TESTED  " in str(verification) and verification.ok
     assert outcome(verification, "weights").outcome is Outcome.SAME
 
 

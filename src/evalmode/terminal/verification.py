@@ -107,7 +107,9 @@ def _closing_lines(rows: Sequence[Row], ignored: frozenset[str], seconds: float,
     told += [f"{same:,} of {len(rows):,} the same"]
     told += [f"{len(differing) - len(counted)} ignored"] if len(differing) > len(counted) else []
     told += [f"{untested:,} cannot be tested here"] if untested else []
-    word, style = ("DIFFERS", "bold red") if counted else ("SAME", "green") if same else ("NOT TESTED", "dim")
+    word, style = ("DIFFERS", "bold red") if counted else ("NOT TESTED", "dim")
+    if same and not counted:
+        word, style = ("SAME AS FAR AS TESTED", "yellow") if untested else ("SAME", "green")
     line = Text.assemble((word, style), "  " + ", ".join(told))
     return ends(line, Text(duration(seconds), style="dim"), shape)
 
