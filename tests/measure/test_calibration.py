@@ -11,6 +11,7 @@ from evalmode.errors import UsageError
 from evalmode.measure.calibration import calibration_bins
 from evalmode.measure.catalog import METRICS
 from evalmode.measure.confusion import confusion
+from evalmode.measure.summary import metric_record
 
 
 @given(st.integers(0, 1000), st.integers(2, 5), st.integers(1, 80))
@@ -71,3 +72,14 @@ def test_confusion_is_that_of_scikit_learn(pairs):
 def test_classes_that_do_not_fit_are_refused(prediction, target, labels):
     with pytest.raises(UsageError, match="confusion"):
         confusion(np.array(prediction), np.array(target), labels)
+
+
+def test_the_interval_of_a_biased_figure_says_so():
+    """Calibrated by construction, and yet its ECE is far above 0: what the interval is around is not the truth."""
+    generator = np.random.default_rng(5)
+    shares = generator.random(200)
+    rows = np.stack([shares, (generator.random(200) < shares).astype(float)], axis=1)
+    record = metric_record(METRICS["binary ECE"], rows)
+    assert record.low > 0 and record.method == "BCa bootstrap; ECE is biased upwards, and so is its interval"
+    alone = metric_record(METRICS["binary ECE"], rows[:1])
+    assert alone.low is None and "biased" not in alone.method

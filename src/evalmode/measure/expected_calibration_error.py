@@ -169,9 +169,13 @@ def _of_positive(shares: NDArray[np.float64], target: Tensor, metric: str) -> Te
     return torch.from_numpy(np.stack([shares, positive.astype(np.float64)], axis=1))
 
 
-ECE = Metric("ECE", ece_rows, Aggregate.STATISTIC, False, _Gaps())
-ECE_OF_PROBABILITIES = Metric("ECE of probabilities", ece_of_probabilities_rows, Aggregate.STATISTIC, False, _Gaps())
-BINARY_ECE = Metric("binary ECE", binary_ece_rows, Aggregate.STATISTIC, False, _Gaps())
+_CAVEAT = "ECE is biased upwards, and so is its interval"
+
+ECE = Metric("ECE", ece_rows, Aggregate.STATISTIC, False, _Gaps(), _CAVEAT)
+ECE_OF_PROBABILITIES = Metric(
+    "ECE of probabilities", ece_of_probabilities_rows, Aggregate.STATISTIC, False, _Gaps(), _CAVEAT
+)
+BINARY_ECE = Metric("binary ECE", binary_ece_rows, Aggregate.STATISTIC, False, _Gaps(), _CAVEAT)
 BINARY_ECE_OF_PROBABILITIES = Metric(
-    "binary ECE of probabilities", binary_ece_of_probabilities_rows, Aggregate.STATISTIC, False, _Gaps()
+    "binary ECE of probabilities", binary_ece_of_probabilities_rows, Aggregate.STATISTIC, False, _Gaps(), _CAVEAT
 )

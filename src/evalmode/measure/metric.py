@@ -73,7 +73,8 @@ class Statistic(Protocol):
 class Metric:
     """A named figure over a test set, in two pure parts: `per_sample` and `figure`.
 
-    `higher_is_better` is None where nobody said it, as of a user's own function.
+    `higher_is_better` is None where nobody said it, as of a user's own function. `caveat` is what its intervals do not
+    cover, and is said beside their method.
 
     Shapes: `per_sample` takes outputs and target with N samples along axis 0 and gives `(N,)` booleans for a
     proportion, `(N,)` float64 for a mean, and `(N, K)` float64 for a statistic. Samples are the only thing summed over,
@@ -90,6 +91,7 @@ class Metric:
     aggregate: Aggregate = Aggregate.MEAN
     higher_is_better: bool | None = None
     statistic: Statistic | None = None
+    caveat: str = ""
 
     def __post_init__(self) -> None:
         if (self.aggregate is Aggregate.STATISTIC) != (self.statistic is not None):

@@ -44,13 +44,14 @@ def metric_record(
         )
     count = int(np.count_nonzero(rows)) if metric.aggregate is Aggregate.PROPORTION else None
     interval = _interval(metric, rows, value, confidence, clusters)
+    caveat = f"; {metric.caveat}" if metric.caveat and interval.low is not None else ""
     return MetricRecord(
         name=metric.name,
         value=value,
         low=interval.low,
         high=interval.high,
         confidence=confidence,
-        method=interval.method,
+        method=interval.method + caveat,
         count=count,
         total=len(rows),
     )
