@@ -543,6 +543,7 @@ def test_a_saved_plan_loads_and_gives_the_same_bits(tmp_path: Path) -> None:
         ({"budget_s": float("nan")}, UsageError, "budget_s is nan"),
         ({"batch_sizes": [0]}, UsageError, "batch_sizes"),
         ({"batch_sizes": []}, UsageError, "batch_sizes"),
+        ({"batch_sizes": 8.0}, UsageError, "batch_sizes"),
         ({"device": "cuda"}, UsageError, "the model is on 'cpu'"),
         ({"forward": lambda model, batch: model(batch).mean()}, OptimizationError, "cannot be cut into samples"),
     ],

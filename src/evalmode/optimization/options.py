@@ -93,7 +93,7 @@ def sizes_of(sizes: Sequence[int] | None) -> tuple[int, ...] | None:
     """The batch sizes of the callers, in order; None where they are not given."""
     if sizes is None:
         return None
-    given = (sizes,) if isinstance(sizes, int) else tuple(sizes)
+    given = tuple(sizes) if isinstance(sizes, Iterable) else (sizes,)
     if not given or any(not isinstance(size, int) or isinstance(size, bool) or size < 1 for size in given):
         raise UsageError(f"batch_sizes is {sizes!r}", expected="whole numbers of samples from 1, such as (1, 8)")
     if max(given) > _LARGEST:

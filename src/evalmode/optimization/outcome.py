@@ -30,6 +30,8 @@ from evalmode.predictor.optimized import OptimizedPredictor
 
 __all__ = ["cached_plan", "predictor_of", "resume"]
 
+_OVERRUN = 1.2  # times the budget: more is said
+
 PROBE_SAMPLES = 8  # of the given batch, kept in the predictor: for artifacts, and for `refresh`
 
 
@@ -255,6 +257,8 @@ def _optimization_record(search: Search, trial: Trial, objective: str, known: Ca
         notes.append(f"{trial.candidate.backend.name} does not answer as the model does: {trial.non_finite}")
     if known is not None:
         notes.append("timed in an earlier search on this machine; verified now")
+    elif search.used > _OVERRUN * settings.budget + 1:
+        notes.append(f"the search took {search.used:.0f} s, its budget was {settings.budget:.0f} s")
     plans = (plain, *((used,) if search.chosen is not None else ()), *(each.record() for each in others), *missing)
     if known is not None and known.record.plans:
         told = {plain.name, used.name}

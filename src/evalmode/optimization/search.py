@@ -23,7 +23,6 @@ from evalmode.optimization.subject import Subject
 from evalmode.optimization.trial import (
     FAILED,
     REJECTED,
-    UNJUDGED,
     UNSTABLE,
     UNTESTED,
     VERIFIED,
@@ -277,12 +276,11 @@ class Search:
             sure = (trial for trial in ranked if self.contest.surely_faster(trial, len(finalists) * looks))
             self.chosen = next(sure, None)
             self.contest.measure_sizes(finalists, min(max(self.left, 0.0), 0.1 * self.settings.budget))
+        for trial in filter(self.contest.timed, self.trials):
+            trial.speedup = self.contest.speedup(trial)
         for trial in self.trials:
-            if self.contest.timed(trial):
-                trial.speedup = self.contest.speedup(trial)
-            if not trial.outcome:
-                trial.outcome = UNJUDGED  # it was timed, and others were faster
             if trial is not self.chosen:
+                trial.lose(self.chosen)
                 trial.close()
 
     def _decide(self, finalists: list[Trial]) -> int:

@@ -100,6 +100,16 @@ class Trial:
         """As tables name it."""
         return self.candidate.name
 
+    def lose(self, winner: Trial | None) -> None:
+        """Another one runs, or plain where there is no winner: say why, where the figures do not."""
+        best = 1.0 if winner is None or winner.speedup is None else winner.speedup
+        ahead = not self.reason and self.speedup is not None and self.speedup > best
+        if not self.outcome:  # it was timed, and others were faster
+            self.outcome = UNJUDGED
+            self.reason = "not judged: no time was left, or it was not ahead then" if ahead else ""
+        elif self.outcome == VERIFIED and ahead:
+            self.reason = f"not surely faster than {'plain eval()' if winner is None else winner.name}"
+
     def exclude(self, outcome: str, reason: str) -> None:
         """Put it out of the running, and give back what it holds."""
         self.outcome, self.reason = outcome, reason
