@@ -615,12 +615,26 @@ def test_out_of_memory_starts_again_at_a_smaller_shape(error):
     assert result.record.metrics == reference.record.metrics
 
 
+@pytest.mark.parametrize("rows", [64, 301])
+def test_memory_for_one_sample_is_enough_and_what_could_not_be_tried_is_said(rows):
+    record = evaluate(Hungry(1), (INPUTS[:rows], LABELS[:rows]), metrics=METRICS).record
+    assert record.execution_sizes == (1,)
+    note = next(note for note in record.notes if "out of memory" in note)
+    assert "could not be tried" in note
+    with pytest.raises(ModelRunError, match=r"out of memory at sample 0, even with one sample at a time") as caught:
+        evaluate(Hungry(0), (INPUTS[:rows], LABELS[:rows]), metrics=METRICS)
+    assert "exact=False" not in str(caught.value)
+
+
 def test_out_of_memory_later_goes_on_only_at_the_same_bits():
     data = (INPUTS.repeat(8, 1), LABELS.repeat(8))
     result = evaluate(Hungry(64, after=4), data, metrics=METRICS)
     assert result.record.metrics == evaluate(Hungry(9999), data, metrics=METRICS).record.metrics
-    with pytest.raises(ModelRunError, match=r"out of memory at sample 1024, and no smaller execution gives the same"):
-        evaluate(Hungry(64, after=3, rounds=True), data)
+    for after, sample in ((3, 0), (4, 1024)):  # where samples are tried beside others, and in the second group
+        with pytest.raises(
+            ModelRunError, match=rf"of memory at sample {sample}, and no smaller execution gives the same"
+        ):
+            evaluate(Hungry(64, after=after, rounds=True), data)
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ class Chunk:
     `positions` are the places of the samples in the data, from 0; `bad` are the samples that were left out beside them,
     at `bad_positions`. `confidence` has two numbers for each sample: its largest score where its scores are
     probabilities, else NaN, and the largest probability where they are logits. `digests` tell the samples as they were
-    read from others. The rest is as in `Samples`.
+    read from others. `told` is what the runner knew of the model when the chunk was made. The rest is as in `Samples`.
 
     Shapes: `positions` and `ids` `(N,)`; `target`, `prediction` `(N, ...)` or None; `scores` `(N, C)` or None;
     `confidence` `(N, 2)` or None; each of `rows` `(N,)` or `(N, K)`;
@@ -50,6 +50,7 @@ class Chunk:
     bad_positions: tuple[int, ...] = ()
     confidence: Values | None = None
     digests: Values | None = None
+    told: bytes = b""
 
     def __post_init__(self) -> None:
         positions = self.positions

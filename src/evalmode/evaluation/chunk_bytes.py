@@ -37,10 +37,11 @@ class _Array(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields
     shape: tuple[int, ...]
 
 
-class _Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class _Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     arrays: tuple[_Array, ...]
     bad: tuple[BadSampleRecord, ...]
     bad_positions: tuple[int, ...]
+    told: bytes = b""
 
 
 def packed(chunk: Chunk) -> bytes:
@@ -66,7 +67,7 @@ def packed(chunk: Chunk) -> bytes:
             values = values.astype(f"{values.dtype.kind}1")
         records.append(_Array(name, values.dtype.str, values.shape))
         parts.append(np.ascontiguousarray(values).tobytes())
-    header = msgspec.msgpack.encode(_Header(tuple(records), chunk.bad, chunk.bad_positions))
+    header = msgspec.msgpack.encode(_Header(tuple(records), chunk.bad, chunk.bad_positions, chunk.told))
     return b"".join((_HEAD.pack(_MAGIC, len(header)), header, *parts))
 
 
@@ -102,6 +103,7 @@ def unpacked(data: bytes) -> Chunk:
         columns=under("columns/", arrays),
         bad=header.bad,
         bad_positions=header.bad_positions,
+        told=header.told,
         **{name: arrays[name] for name in _SINGLE if name in arrays},
     )
 

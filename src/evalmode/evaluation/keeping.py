@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -35,10 +35,10 @@ class _Waiting:
         self.samples = 0
         self.chunk: tuple[Chunk, Part] | None = None
 
-    def made(self) -> tuple[Chunk, Part]:
+    def made(self, told: Callable[[], bytes]) -> tuple[Chunk, Part]:
         """Its chunk, and what is held of it."""
         if self.chunk is None:
-            chunk = _chunk(self.parts, self.bad)
+            chunk = _chunk(self.parts, self.bad, told())
             self.chunk = chunk, Part.of(chunk)
         return self.chunk
 
@@ -46,11 +46,12 @@ class _Waiting:
 class Keeping:
     """Readings become chunks of some thousand samples; a chunk is on the disk before the next one is begun.
 
-    Nothing else of a group is kept: neither inputs nor outputs. A sample that was left out is not tried again.
+    Nothing else of a group is kept: neither inputs nor outputs. A sample that was left out is not tried again. `tell`
+    gives what else a chunk carries; `told` is what the last one in the journal did.
     """
 
-    def __init__(self, journal: Journal | None) -> None:
-        self.journal = journal
+    def __init__(self, journal: Journal | None, tell: Callable[[], bytes] = bytes) -> None:
+        self.journal, self.tell, self.told = journal, tell, b""
         self.bad: dict[int, BadSampleRecord] = {}
         self._kept = Kept()
         self._waiting = _Waiting()
@@ -58,6 +59,7 @@ class Keeping:
         for chunk in journal.chunks() if journal is not None else ():
             self._kept.add(Part.of(chunk))
             self.bad.update(zip(chunk.bad_positions, chunk.bad, strict=True))
+            self.told = chunk.told
         self._in_chunks = len(self._kept)
 
     @property
@@ -101,7 +103,7 @@ class Keeping:
         """Make a chunk of what has come since the last one, and record it. Interrupted anywhere, it can be repeated."""
         waiting = self._waiting
         if waiting.parts or waiting.bad:
-            chunk, part = waiting.made()
+            chunk, part = waiting.made(self.tell)
             if self.journal is not None:
                 self.journal.append(chunk)
             self._kept.add(part)
@@ -137,7 +139,7 @@ class Keeping:
         return tuple(self.bad[position] for position in sorted(self.bad)[:_LISTED])
 
 
-def _chunk(parts: list[Read], bad: Mapping[int, BadSampleRecord]) -> Chunk:
+def _chunk(parts: list[Read], bad: Mapping[int, BadSampleRecord], told: bytes) -> Chunk:
     positions, ids, readings, columns, digests = zip(*parts, strict=True) if parts else ((), (), (), (), ())
     return Chunk(
         np.concatenate(positions) if positions else np.zeros(0, np.int64),
@@ -154,6 +156,7 @@ def _chunk(parts: list[Read], bad: Mapping[int, BadSampleRecord]) -> Chunk:
         tuple(bad),
         _together([reading.confidence for reading in readings]),
         _together(list(digests)),
+        told,
     )
 
 

@@ -149,9 +149,12 @@ def _says_death(error: BaseException) -> bool:
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
+    """The error, its cause or context, and so on; an error that is raised twice may be in its own chain."""
     seen: BaseException | None = error
-    while seen is not None:
+    known: set[int] = set()
+    while seen is not None and id(seen) not in known:
         yield seen
+        known.add(id(seen))
         seen = seen.__cause__ or seen.__context__
 
 

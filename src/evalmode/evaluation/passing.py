@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from evalmode.errors import BatchError, EvalmodeError, ModelRunError, RowCountError, TaskError, UnreadColumnError
+from evalmode.evaluation.companions import is_late
 from evalmode.evaluation.devices import out_of_memory
 from evalmode.evaluation.groups import Group, Lost
 from evalmode.evaluation.keeping import Keeping
@@ -172,7 +173,7 @@ class Pass:
         inputs, target, ids, columns = parted.inputs, parted.target, parted.ids, parted.columns
         self.largest = max(self.largest, group.size)
         try:
-            outputs = self._run(inputs, ids)
+            outputs = self._run(inputs, ids, late=is_late(group.positions))
         except EvalmodeError as error:
             told = isinstance(error, BatchError | ModelRunError)
             if not keep or not told or out_of_memory(error) or unread(error) is not None:
@@ -208,20 +209,15 @@ class Pass:
             if keep:
                 self._leave_out(group.positions[row], names[row], named.got, named)
 
-    def _run(self, inputs: Any, ids: NDArray[Any]) -> Any:
+    def _run(self, inputs: Any, ids: NDArray[Any], *, late: bool) -> Any:
         while True:
             try:
-                return self.runner.outputs(inputs)
+                return self.runner.outputs(inputs, late=late)
             except Exception as error:
                 if not out_of_memory(error):
                     raise
                 if not self.runner.shrink(inputs):
-                    raise ModelRunError(
-                        f"out of memory at sample {ids[0]}, and no smaller execution gives the same bits",
-                        expected="memory for one execution of the model",
-                        fix="evalmode.optimize(model, batch, batch_sizes=(1,)) makes smaller executions of one class; "
-                        "exact=False, batch_size=1 runs as it fits",
-                    ) from error
+                    raise self.runner.too_large(ids[0]) from error
 
     def _finish(self, ran: _Ran) -> None:
         _arrive(ran)

@@ -10,11 +10,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from evalmode.errors import NotAModuleError, UsageError
+from evalmode.errors import EvalmodeError, ModelRunError, NotAModuleError, UsageError
+from evalmode.evaluation.calling import Calling
+from evalmode.evaluation.companions import Companions
 from evalmode.evaluation.devices import give_memory_back, moved, on_device, out_of_memory
 from evalmode.evaluation.groups import LARGEST, shape_of
 from evalmode.evaluation.outputs import joined
-from evalmode.evaluation.stability import beside_others, has_companions, keeps_bits, rows_alike
 from evalmode.evaluation.untouched import Untouched
 from evalmode.mode.derived import staleness_unchecked
 from evalmode.mode.streams import StreamHold, hold_streams, release_streams
@@ -22,7 +23,7 @@ from evalmode.mode.switch import evaluating
 from evalmode.observe.batching import BatchAxis, find_batch_axis, select_samples
 from evalmode.observe.state import left_as_found
 from evalmode.observe.tree import same_bits, tensor_leaves
-from evalmode.predictor.calling import arguments_of, call
+from evalmode.predictor.calling import reason_of
 from evalmode.predictor.module_backed import ModulePredictor
 from evalmode.predictor.optimized import OptimizedPredictor
 from evalmode.predictor.protocol import Predictor
@@ -32,7 +33,7 @@ __all__ = ["Runner", "runner_for"]
 _ACTIVATION_BYTES = {"cpu": 1 << 30, "cuda": 16 << 30}  # of all modules of an execution: memory bounds it
 _CACHED_BYTES = {"cpu": 8 << 20, "cuda": 4 << 30}  # so much fits near the processor; below `_FEW` rows it matters less
 _FEW = 4
-_AGAIN = 8  # executions that are run again as they were, where no group shows what companions do
+_SAME_BITS = "and no smaller execution gives the same bits"
 
 
 class Runner(ABC):
@@ -43,6 +44,8 @@ class Runner(ABC):
 
     size: int | None = None
     plan = ""
+    stuck = _SAME_BITS
+    """Why `shrink` found nothing smaller."""
     named = False
     """Whether it is called in a way of the user's own, which inputs are handed to as they are."""
 
@@ -57,12 +60,30 @@ class Runner(ABC):
         """The block in which it is called."""
 
     @abstractmethod
-    def outputs(self, inputs: Any) -> Any:
-        """The outputs of one group, where the model runs."""
+    def outputs(self, inputs: Any, *, late: bool = False) -> Any:
+        """The outputs of one group, where the model runs; `late`: its samples are tried beside others once more."""
 
     def shrink(self, inputs: Any) -> bool:
         """Go on with smaller executions of the same class; False where there are none."""
         return False
+
+    def too_large(self, name: Any) -> ModelRunError:
+        """The error where memory does not hold an execution with the sample of this name, and `shrink` found none."""
+        fix = "a device with more memory, a smaller model or smaller samples"
+        if self.stuck == _SAME_BITS:
+            fix = (
+                "evalmode.optimize(model, batch, batch_sizes=(1,)) makes smaller executions of one class; exact=False, "
+                "batch_size=1 runs as it fits"
+            )
+        got = f"out of memory at sample {name}, {self.stuck}"
+        return ModelRunError(got, expected="memory for one execution of the model", fix=fix)
+
+    def record(self) -> bytes:
+        """What is known of the model by now, for a journal."""
+        return b""
+
+    def recall(self, record: bytes) -> None:  # noqa: B027 - most runners find nothing out as they run
+        """Go on with what a journal knows."""
 
     def close(self) -> None:  # noqa: B027 - most runners hold nothing to give back
         """Nothing more is run."""
@@ -86,9 +107,7 @@ class ModuleRunner(Runner):
         self.known: dict[tuple[Any, ...], int] = {}
         self.most = LARGEST
         self.first: tuple[Any, Any, int] | None = None
-        self.tested: set[tuple[Any, ...]] = set()
-        self.dependent = False
-        self.again = _AGAIN
+        self.companions = Companions(self.predict, module, self.notes.append)
 
     @contextlib.contextmanager
     def running(self) -> Iterator[None]:
@@ -103,22 +122,28 @@ class ModuleRunner(Runner):
         ):
             yield
 
-    def outputs(self, inputs: Any) -> Any:
+    def outputs(self, inputs: Any, *, late: bool = False) -> Any:
         inputs = moved(inputs, self.device)
         axis = find_batch_axis(inputs)
         if self.whole or isinstance(axis, str):
             return self.predict(inputs)
         shape = shape_of(inputs)
         size = self._size_for(inputs, axis, shape)
-        found = self._executed(inputs, axis, size)
-        if self.exact and shape not in self.tested:
-            found, size = self._tested(inputs, axis, shape, size, found)
+        lone = size == 1 and repr(shape) in self.companions.alone
+        found = self._alone(inputs, axis) if lone else self._executed(inputs, axis, size)
         if self.first is None or (self.first[2] == 1 and size > 1):
-            self.first = (inputs, found, size)
+            self.first = (inputs, found, size)  # before samples are tried, for which memory may not do
+        if not self.companions.are_harmless(inputs, axis, shape, size, found, late=late):
+            shown = self.first[0] is inputs
+            found, size = self._alone(inputs, axis), 1
+            self.first = (inputs, found, size) if shown else self.first
+        self.exact = self.companions.exact
         self.sizes.add(size)
         return found
 
     def _size_for(self, inputs: Any, axis: BatchAxis, shape: tuple[Any, ...]) -> int:
+        if repr(shape) in self.companions.alone:
+            return 1
         if shape not in self.known:
             self.known[shape] = self._measured(inputs, axis)
         size = min(self.known[shape], self.most)
@@ -126,6 +151,8 @@ class ModuleRunner(Runner):
 
     def _measured(self, inputs: Any, axis: BatchAxis) -> int:
         """The rows of a group that keep activations small: from what the modules give for two samples of this shape."""
+        if self.most < _FEW:  # memory did not hold even two of them
+            return self.most
         if self.module is None or axis.size < 16 or axis.size & (axis.size - 1):
             return axis.size
         given = 0
@@ -153,56 +180,40 @@ class ModuleRunner(Runner):
         ]
         return joined(parts, size)
 
-    def _tested(self, inputs: Any, axis: BatchAxis, shape: tuple[Any, ...], size: int, found: Any) -> tuple[Any, int]:
-        """A group's outputs and the size of its executions, which is 1 from now on where companions change the bits."""
-        if size > 1 and has_companions(inputs, axis, size):
-            self.tested.add(shape)
-            stable = keeps_bits(self.predict, inputs, axis, found, beside_others(size))
-        else:  # one sample, maybe again and again: what other shapes showed of companions goes for it
-            stable = size == 1 or (rows_alike(found, axis) and not self.dependent)
-            if stable:
-                self._repeat_some(inputs, axis, size, found)
-        if stable:
-            return found, size
-        if not keeps_bits(self.predict, inputs, axis, found, range(size)):
-            self._never_the_same()
-            return found, size
-        self.tested.add(shape)
-        self.known[shape], self.dependent = 1, True
-        self.notes.append(
-            "the model's answer to a sample changes with the samples beside it, even at one shape: its samples "
-            "were run one at a time"
-        )
-        return self._executed(inputs, axis, 1), 1
+    def record(self) -> bytes:
+        return self.companions.record()
 
-    def _repeat_some(self, inputs: Any, axis: BatchAxis, size: int, found: Any) -> None:
-        """Run the first few executions again as they were."""
-        for start in range(0, axis.size, size):
-            if not self.again:
-                return
-            self.again -= 1
-            if not keeps_bits(self.predict, inputs, axis, found, range(start, start + size)):
-                self._never_the_same()
-                return
+    def recall(self, record: bytes) -> None:
+        self.companions.recall(record)
+        self.exact = self.companions.exact
 
-    def _never_the_same(self) -> None:
-        self.exact = False
-        self.notes.append(
-            "the model's answers are not the same twice, even to the same samples at the same shape: there is a random "
-            "draw or a state in it, and evalmode.check names the line"
-        )
+    def _alone(self, inputs: Any, axis: BatchAxis) -> Any:
+        try:
+            return self._executed(inputs, axis, 1)
+        except Exception as error:
+            if out_of_memory(error):
+                raise
+            why = error.got if isinstance(error, EvalmodeError) else f"{type(error).__name__}: {reason_of(error)}"
+            raise ModelRunError(
+                "samples were run one at a time, since the model's answer to one changes with the samples beside it, "
+                f"and the model fails on one alone: {why}",
+                expected="a model whose answer to a sample is that sample's own",
+                fix="evalmode.check(model, batch) names the line; exact=False runs batches as they come",
+                explain="batch-independent",
+            ) from error
 
     def shrink(self, inputs: Any) -> bool:
         """Halve the executions; once some have run, only to a size at which the first group has the same bits."""
         give_memory_back(self.device)
-        current = max(self.sizes, default=min(self.most, max(self.known.values(), default=LARGEST)))
-        size = current // 2
+        axis = find_batch_axis(inputs)
+        rows = LARGEST if isinstance(axis, str) else axis.size
+        current = max(self.sizes, default=min(self.most, max(self.known.values(), default=rows)))
+        size, others = current // 2, False
         while size >= 1:
             try:
                 if self.exact and self.first is not None and not self._same_class(size):
-                    size //= 2
+                    size, others = size // 2, True
                     continue
-                axis = find_batch_axis(inputs)
                 if not isinstance(axis, str):
                     self._executed(moved(inputs, self.device), axis, size)
             except Exception as error:
@@ -214,9 +225,13 @@ class ModuleRunner(Runner):
             self.most = size
             self.notes.append(f"out of memory at {current} samples: run at {size}")
             if self.first is None:
-                self.notes[-1] += ", whose last bits may be others than those of a machine with more memory"
+                self.notes[-1] += (
+                    ", before any execution had run: whether larger ones give the same bits, as on a machine with more "
+                    "memory, could not be tried"
+                )
             self.sizes.clear()
             return True
+        self.stuck = _SAME_BITS if others else "even with one sample at a time"
         return False
 
     def _same_class(self, size: int) -> bool:
@@ -257,7 +272,7 @@ class PlanRunner(Runner):
         with _own_streams():
             yield
 
-    def outputs(self, inputs: Any) -> Any:
+    def outputs(self, inputs: Any, *, late: bool = False) -> Any:
         inputs = moved(inputs, self.device)
         axis = find_batch_axis(inputs) if self.step is not None else ""
         if self.step is None or isinstance(axis, str):
@@ -274,6 +289,7 @@ class PlanRunner(Runner):
         give_memory_back(self.device)
         smaller = [size for size in self.predictor.execution_sizes if size < (self.step or self.size or LARGEST)]
         if not smaller or not self.exact:
+            self.stuck = "and no smaller execution is in the plan" if self.exact else _SAME_BITS
             return False
         self.step = smaller[-1]
         self.notes.append(f"out of memory: {self.step} samples at a time were handed to the plan")
@@ -314,30 +330,7 @@ def runner_for(
             fix="evalmode.evaluate(model, data)",
         )
     placed, where = on_device(module, device)
-    return ModuleRunner(_Calling(placed, forward), where, placed, whole=whole, named=forward is not None), placed
-
-
-class _Calling:
-    """Calls a module by the calling rule, which is checked for the first batch of a kind and where a call fails."""
-
-    def __init__(self, module: nn.Module, forward: Callable[[Any, Any], Any] | None) -> None:
-        self.module, self.forward = module, forward
-        self.kind: type | None = None
-
-    def __call__(self, inputs: Any) -> Any:
-        if type(inputs) is not self.kind:
-            outputs = call(self.module, inputs, self.forward)
-            self.kind = type(inputs)
-            return outputs
-        try:
-            if self.forward is not None:
-                return self.forward(self.module, inputs)
-            positional, named = arguments_of(inputs)
-            return self.module(*positional, **named)
-        except Exception as error:
-            if out_of_memory(error):
-                raise
-            return call(self.module, inputs, self.forward)  # it fails again, and says by what
+    return ModuleRunner(Calling(placed, forward), where, placed, whole=whole, named=forward is not None), placed
 
 
 @contextlib.contextmanager

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from evalmode.evaluation.outputs import main_output
 from evalmode.observe.batching import BatchAxis, select_samples
-from evalmode.observe.tree import same_bits, tensor_leaves
+from evalmode.observe.layouts import is_plain, replaced_rows
+from evalmode.observe.tree import map_leaves, same_bits, tensor_leaves
 
-__all__ = ["beside_others", "has_companions", "keeps_bits", "rows_alike"]
+__all__ = ["beside_others", "beyond", "has_companions", "keeps_bits", "mixed", "rows_alike", "scores_of", "silent"]
+
+_BEYOND = 16.0  # times a sample's own numbers; a power of two loses no bit of them
 
 
 def has_companions(inputs: Any, axis: BatchAxis, size: int) -> bool:
@@ -21,18 +27,68 @@ def has_companions(inputs: Any, axis: BatchAxis, size: int) -> bool:
     return not all(same_bits(one, other) for (_, one), (_, other) in pairs)
 
 
-def beside_others(size: int) -> list[int]:
-    """The rows of a group at other positions, a quarter of them replaced by its second sample: no mere shuffle.
+def beside_others(inputs: Any, axis: BatchAxis, size: int) -> list[tuple[list[int], range]]:
+    """Two orders of the first `size` rows, each with the places of the samples that it keeps: one half of them, then
+    the other, at other positions. The rest is one of those kept, again and again.
 
-    A shuffle would leave the mean of the group as it was; so would an order that takes each of two samples equally
-    often, with which a group may be filled up.
+    Whatever sample the others depend on is gone from one of the two, and neither is a mere shuffle, which would leave
+    the mean as it was. Of a group that is filled up with its samples, those that differ are halved.
 
     Example:
-        >>> beside_others(6), beside_others(2)
-        ([5, 4, 3, 2, 1, 1], [1, 1])
+        >>> from evalmode.observe.batching import find_batch_axis
+        >>> values = torch.arange(6)
+        >>> beside_others(values, find_batch_axis(values), 6)
+        [([1, 1, 1, 2, 1, 0], range(3, 6)), ([5, 4, 3, 4, 4, 4], range(0, 3))]
     """
-    replaced = max(1, size // 4)
-    return [*range(size - 1, replaced - 1, -1), *[1] * replaced]
+    different = _different(inputs, axis, size)
+    half = different // 2
+    lower = [*[min(1, half - 1)] * (size - half), *range(half - 1, -1, -1)]
+    upper = [*range(different - 1, half - 1, -1), *[min(half + 1, different - 1)] * (size - different + half)]
+    return [(lower, range(size - half, size)), (upper, range(different - half))]
+
+
+def mixed(size: int, rows: int) -> tuple[list[int], range]:
+    """One half of the first execution beside the other half of the last one: each loses what it may have depended on.
+
+    Example:
+        >>> mixed(4, 12)
+        ([0, 1, 10, 11], range(0, 4))
+    """
+    half = size // 2
+    return [*range(half), *range(rows - size + half, rows)], range(size)
+
+
+def beyond(inputs: Any, axis: BatchAxis, places: Sequence[int]) -> Any | None:
+    """The batch with larger numbers at `places` than samples have; None where nothing floating can be made larger."""
+    changed = False
+    if axis.listed:
+        return None
+
+    def at(path: str, leaf: Any) -> Any:
+        nonlocal changed
+        content = isinstance(leaf, torch.Tensor) and leaf.is_floating_point() and "mask" not in path.lower()
+        if path not in axis.paths or not content:
+            return leaf
+        changed = True
+        return replaced_rows(leaf, axis.axis, places, lambda values: values * _BEYOND)
+
+    found = map_leaves(at, inputs)
+    return found if changed else None
+
+
+@contextlib.contextmanager
+def silent(*, on: bool) -> Iterator[None]:
+    """Without the warnings that numbers beyond the data may bring."""
+    with warnings.catch_warnings():
+        if on:
+            warnings.simplefilter("ignore")
+        yield
+
+
+def scores_of(outputs: Any, size: int) -> Tensor | None:
+    """The tensor that answers, if it has a row for each of `size` samples."""
+    scores, _ = main_output(outputs)
+    return scores if scores is not None and scores.ndim and len(scores) == size else None
 
 
 def keeps_bits(predict: Callable[[Any], Any], inputs: Any, axis: BatchAxis, found: Any, rows: Sequence[int]) -> bool:
@@ -40,18 +96,30 @@ def keeps_bits(predict: Callable[[Any], Any], inputs: Any, axis: BatchAxis, foun
 
     True as well where no tensor answers with a row for each sample.
     """
-    scores, _ = main_output(found)
-    if scores is None or not scores.ndim or len(scores) != axis.size:
+    scores = scores_of(found, axis.size)
+    if scores is None:
         return True
-    again, _ = main_output(predict(select_samples(inputs, axis, rows)))
-    if again is None or not again.ndim or len(again) != len(rows):
+    again = scores_of(predict(select_samples(inputs, axis, rows)), len(rows))
+    if again is None:
         return True
     return same_bits(again, scores[torch.tensor([*rows], device=scores.device)])
 
 
 def rows_alike(found: Any, axis: BatchAxis) -> bool:
     """Whether a group of one sample again and again has one answer at all positions; True where no tensor answers."""
-    scores, _ = main_output(found)
-    if scores is None or not scores.ndim or len(scores) != axis.size:
+    scores = scores_of(found, axis.size)
+    if scores is None:
         return True
     return same_bits(scores, scores[:1].expand_as(scores))
+
+
+def _different(inputs: Any, axis: BatchAxis, size: int) -> int:
+    """After how many of the first `size` rows they come again: all of them, unless a group was filled up."""
+    rows = [leaf for _, leaf in tensor_leaves(select_samples(inputs, axis, range(size))) if leaf.ndim]
+    if axis.listed or not all(is_plain(leaf) and len(leaf) == size for leaf in rows):
+        return size
+    again = torch.ones(size, dtype=torch.bool)
+    for leaf in rows:
+        again &= (leaf == leaf[:1]).reshape(size, -1).all(1).cpu()
+    period = next((place for place in again.nonzero().flatten().tolist() if place), size)
+    return period if period > 1 and all(bool((leaf[period:] == leaf[:-period]).all()) for leaf in rows) else size

@@ -101,7 +101,9 @@ class Work:
         with contextlib.ExitStack() as stack:
             stack.enter_context(worker_deaths_told())
             journal = self._before(source, stack)
-            keeping = Keeping(journal)
+            keeping = Keeping(journal, self.runner.record)
+            if keeping.told:
+                self.runner.recall(keeping.told)
             loading = self._loading(source, keeping)
             before = keeping.samples + len(keeping.bad)
             tracker = Tracker(stack.enter_context(shown(progress)), loading.samples, self.options.confidence, before)
