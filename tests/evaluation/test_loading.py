@@ -1,5 +1,6 @@
 """Reading samples ahead and in other processes: streams that block or fail, and processes that die."""
 
+import errno
 import itertools
 import math
 import os
@@ -15,6 +16,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from evalmode.errors import BatchError, TaskError
+from evalmode.evaluation import loader_checks
 from evalmode.evaluation.evaluator import evaluate
 from evalmode.evaluation.loading import ahead
 
@@ -109,6 +111,22 @@ def test_a_process_that_dies_is_told_wherever_it_shows():
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert (done.stdout.split(), done.returncode) == (["True"] * 16, 0), done.stderr[-2000:]
+
+
+@pytest.mark.parametrize("error", [EOFError(), BrokenPipeError(), OSError(errno.EBADF, os.strerror(errno.EBADF))])
+def test_what_breaks_off_is_the_death_of_its_sender(error, monkeypatch):
+    monkeypatch.setattr(loader_checks, "_SIGNAL_SECONDS", 0)
+    with pytest.raises(TaskError, match="a process that reads samples died"), loader_checks.broken_pipes_told():
+        raise error
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(errno.EMFILE, "Too many open files"), OSError("Caught OSError in DataLoader worker process 0.")]
+)
+def test_other_errors_of_the_system_are_no_death(error):
+    with pytest.raises(OSError) as caught, loader_checks.broken_pipes_told():
+        raise error
+    assert caught.value is error
 
 
 class Failing(Dying):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import itertools
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -122,8 +123,9 @@ def broken_pipes_told() -> Iterator[None]:
     """
     try:
         yield
-    except (EOFError, ConnectionError, FileNotFoundError) as error:
-        if "in DataLoader worker process" in str(error):
+    except (EOFError, OSError) as error:
+        torn = isinstance(error, EOFError | ConnectionError | FileNotFoundError) or error.errno == errno.EBADF
+        if not torn or "in DataLoader worker process" in str(error):
             raise
         time.sleep(_SIGNAL_SECONDS)  # torch's handler raises too: let it do so here, not in what runs afterwards
         raise _died(error) from error
