@@ -6,6 +6,7 @@ on where it was.
 
     python benchmarks/optimize.py                     # every row; about three minutes each with all peers
     python benchmarks/optimize.py --models mlp --batch 8 --seconds 20
+    python benchmarks/optimize.py --precision bf16    # the tolerance `task` beside the peers in bf16
     python benchmarks/optimize.py --table             # print and keep the table of the rows that there are
     python benchmarks/optimize.py --longer --models lstm,unet --batch 8   # what ten times the budget would find
     python benchmarks/optimize.py --unstable --models lstm,unet           # what a search without `stable` would find
@@ -31,6 +32,7 @@ import peers
 import torch
 import vl_convert
 from eleven_models import CASES, Case, built
+from labelled import labelled, share_right
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -43,6 +45,10 @@ ROWS, TABLE, PLOT = FOLDER / "optimize.json", FOLDER / "optimize.md", FOLDER / "
 OURS, PLAIN = "evalmode", "plain eval()"
 OVERHEAD_MS = 5  # microseconds are lost in the noise of longer calls
 _LONGER = 10
+SECTIONS = {
+    "fp32": "Tolerance `fp32`, beside the peers in fp32",
+    "bf16": "Tolerance `task`, beside the peers in bf16",
+}
 FP32_ERROR = 1e-3  # a peer that is further off does not give the model's answers, and is no peer
 
 
@@ -61,12 +67,17 @@ def entries(case: Case, batch: int, precision: str, seconds: float, budget: floa
     """Every contestant of one row."""
     model, inputs = built(case), case.inputs(batch)
     hint: Literal["latency", "throughput"] = "latency" if batch == 1 else "throughput"
+    tolerated: dict[str, Any] = {}
+    if precision == "bf16":
+        judged, target = labelled(case, model)
+        inputs = judged[:batch]
+        tolerated = {"tolerance": "task", "data": (judged, target), "metric": None if target is None else share_right}
     plain = peers.plain(model, inputs)
     expected = plain()
     calls: dict[str, Callable[[], object]] = {PLAIN: plain}
     found: dict[str, Entry] = {}
     begin = time.perf_counter()
-    fast = evalmode.optimize(model, inputs, objective=hint, batch_sizes=[batch], budget_s=budget)
+    fast = evalmode.optimize(model, inputs, objective=hint, batch_sizes=[batch], budget_s=budget, **tolerated)
     searched = time.perf_counter() - begin
     record = fast.certificate.optimization if fast.certificate is not None else None
     if record is None:
@@ -78,7 +89,7 @@ def entries(case: Case, batch: int, precision: str, seconds: float, budget: floa
     for name in wanted:
         begin = time.perf_counter()
         try:
-            call = peers.PEERS[name](model, inputs, precision, hint)
+            call = peers.PEERS[precision][name](model, inputs, precision, hint)
             error = _error(call(), expected)
         except Exception as failure:  # noqa: BLE001 - whatever a peer raises is its row
             found[name] = Entry(note=f"fails: {type(failure).__name__}: {str(failure).splitlines()[0][:80]}")
@@ -96,6 +107,7 @@ def entries(case: Case, batch: int, precision: str, seconds: float, budget: floa
         "model": case.name,
         "batch": batch,
         "precision": precision,
+        "where": where(),
         "plain_ms": speeds[PLAIN],
         "limit": _share_of_limit(model, inputs, speeds, speeds[PLAIN]),
         "overhead_us": _overhead(fast, inputs) if batch == 1 else None,
@@ -188,8 +200,17 @@ def _error(outputs: Any, expected: Tensor) -> float:
 
 
 def table(rows: list[dict[str, Any]]) -> list[str]:
-    """The rows as Markdown, and the figures of the goals under them."""
-    names = list(peers.PEERS)
+    """The rows as Markdown, fp32 then bf16, with the figures of the goals under each."""
+    lines: list[str] = []
+    for precision, title in SECTIONS.items():
+        chosen = [row for row in rows if row["precision"] == precision]
+        if chosen:
+            lines += [f"## {title}", "", *_section(chosen, precision), ""]
+    return lines[:-1]
+
+
+def _section(rows: list[dict[str, Any]], precision: str) -> list[str]:
+    names = list(peers.PEERS[precision])
     lines = [
         f"| model | batch | plain ms | **evalmode** | {' | '.join(names)} | over best | error | memory | of limit |",
         "|---|---:|---:|---:|" + "---:|" * (len(names) + 4),
@@ -198,8 +219,7 @@ def table(rows: list[dict[str, Any]]) -> list[str]:
     for row in rows:
         cells = row["entries"]
         ours = cells[OURS]["speedup"]
-        best = max((cells[name]["speedup"] or 0.0 for name in names if name in cells), default=0.0)
-        over = ours / max(best, 1.0)
+        over = ours / max([1.0, *(cells[name]["speedup"] or 0.0 for name in names if name in cells)])
         ratios.setdefault(row["batch"], []).append(over)
         shown = [_number(cells.get(name, {})) for name in names]
         lines.append(
@@ -209,51 +229,58 @@ def table(rows: list[dict[str, Any]]) -> list[str]:
     lines.append("")
     for batch, values in sorted(ratios.items()):
         lines.append(
-            f"- batch {batch}: {math.exp(statistics.fmean(map(math.log, values))):.2f} times the best peer of the row "
+            f"- batch {batch}: {_geometric(values):.2f} times the best {precision} peer of the row "
             f"(geometric mean of {len(values)}), the least {min(values):.2f}"
         )
-    prices = [row["price"] for row in rows]
+    lines += [*_figures(rows), *_other_searches(rows), "", "The plans:", ""]
+    lines += [f"- {row['model']}, batch {row['batch']}: {row['entries'][OURS]['note']}" for row in rows]
+    return lines
+
+
+def _figures(rows: list[dict[str, Any]]) -> list[str]:
+    """What the rows together say of stability's price, memory, overhead, speed and the search."""
+    lines = []
+    worst = max(rows, key=lambda row: row["price"])
+    lines.append(
+        f"- price of `stable=True`, by the search's own record: {statistics.median(row['price'] for row in rows):.1%} "
+        f"at the median, the worst {worst['price']:.1%} ({worst['model']}, batch {worst['batch']})"
+    )
     peaks = [row["entries"][OURS]["peak"] for row in rows if row["entries"][OURS]["peak"]]
+    if peaks:
+        lines.append(
+            f"- peak memory over plain: {statistics.median(peaks):.2f} at the median, {max(peaks):.2f} at most"
+        )
     overheads = [
         row["overhead_us"]
         for row in rows
         if row["overhead_us"] and not math.isnan(row["overhead_us"]) and row["plain_ms"] < OVERHEAD_MS
     ]
-    if prices:
-        worst = max(zip(prices, rows, strict=True), key=lambda pair: pair[0])
-        lines.append(
-            f"- price of `stable=True`, by the search's own record: {statistics.median(prices):.1%} at the median, "
-            f"the worst {worst[0]:.1%} ({worst[1]['model']}, batch {worst[1]['batch']})"
-        )
-    if peaks:
-        lines.append(
-            f"- peak memory over plain: {statistics.median(peaks):.2f} at the median, {max(peaks):.2f} at most"
-        )
     if overheads:
         lines.append(f"- a call beyond the bare back end, batch 1: {statistics.median(overheads):.0f} us at the median")
-    if rows:
-        gains = [max(row["entries"][OURS]["speedup"], 1e-9) for row in rows]
-        lines.append(f"- over plain eval(): {math.exp(statistics.fmean(map(math.log, gains))):.2f} (geometric mean)")
-        longest = max(rows, key=lambda row: row["entries"][OURS]["build"])
-        lines.append(
-            f"- the search: {statistics.median(row['entries'][OURS]['build'] for row in rows):.0f} s at the median, "
-            f"{longest['entries'][OURS]['build']:.0f} s at most ({longest['model']}, batch {longest['batch']})"
-        )
-    lines += [
-        f"- a search of ten times the budget, {row['model']}, batch {row['batch']}: its plan takes "
-        f"{1 / more['faster']:.2f} of the time ({more['plan']}; found in {more['seconds']:.0f} s)"
-        for row in rows
-        if (more := row.get("longer"))
+    gains = [max(row["entries"][OURS]["speedup"], 1e-9) for row in rows]
+    longest = max(rows, key=lambda row: row["entries"][OURS]["build"])
+    searched = statistics.median(row["entries"][OURS]["build"] for row in rows)
+    most = f"{longest['entries'][OURS]['build']:.0f} s at most ({longest['model']}, batch {longest['batch']})"
+    return [
+        *lines,
+        f"- over plain eval(): {_geometric(gains):.2f} (geometric mean)",
+        f"- the search: {searched:.0f} s at the median, {most}",
     ]
-    lines += [
-        f"- a search without `stable`, {row['model']}, batch {row['batch']}: its plan takes "
-        f"{1 / more['faster']:.2f} of the time ({more['plan']})"
+
+
+def _other_searches(rows: list[dict[str, Any]]) -> list[str]:
+    names = {"longer": "a search of ten times the budget", "unstable": "a search without `stable`"}
+    return [
+        f"- {said}, {row['model']}, batch {row['batch']}: its plan takes {1 / found['faster']:.2f} of the time "
+        f"({found['plan']}; found in {found['seconds']:.0f} s)"
+        for key, said in names.items()
         for row in rows
-        if (more := row.get("unstable"))
+        if (found := row.get(key))
     ]
-    lines += ["", "The plans:", ""]
-    lines += [f"- {row['model']}, batch {row['batch']}: {row['entries'][OURS]['note']}" for row in rows]
-    return lines
+
+
+def _geometric(values: list[float]) -> float:
+    return math.exp(statistics.fmean(map(math.log, values)))
 
 
 def _number(cell: dict[str, Any]) -> str:
@@ -270,23 +297,34 @@ def keep(rows: list[dict[str, Any]], text: list[str]) -> None:
     """Write rows and table."""
     FOLDER.mkdir(exist_ok=True)
     ROWS.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
-    where = (
-        f"evalmode {evalmode.__version__}, torch {torch.__version__}, Python {platform.python_version()}, "
-        f"{platform.machine()}, {torch.backends.cpu.get_cpu_capability()}, {len(os.sched_getaffinity(0))} cores, "
-        f"{torch.get_num_threads()} threads. Speed over plain `eval()` under inference mode, one interleaved run a row."
+    measured = dict.fromkeys(row.get("where", "") for row in rows)
+    said = (
+        "; ".join([*filter(None, measured), "speed over plain `eval()` under inference mode, a row in one run"]) + "."
     )
     picture = "![error against time](optimize.svg)"
-    TABLE.write_text(
-        "\n".join(["# benchmarks/optimize.py", "", where, "", picture, "", *text]) + "\n", encoding="utf-8"
-    )
+    TABLE.write_text("\n".join(["# benchmarks/optimize.py", "", said, "", picture, "", *text]) + "\n", encoding="utf-8")
     PLOT.write_text(pareto(rows), encoding="utf-8")
+
+
+def where() -> str:
+    """The versions and the machine."""
+    parts = (
+        f"evalmode {evalmode.__version__}",
+        f"torch {torch.__version__}",
+        f"Python {platform.python_version()}",
+        platform.machine(),
+        torch.backends.cpu.get_cpu_capability(),
+        f"{len(os.sched_getaffinity(0))} cores",
+        f"{torch.get_num_threads()} threads",
+    )
+    return ", ".join(parts)
 
 
 def pareto(rows: list[dict[str, Any]]) -> str:
     """Error against time, every contestant of every row, as SVG: towards the lower left is better."""
     points = [
         {
-            "contestant": name,
+            "contestant": name if row["precision"] == "fp32" else f"{name}, {row['precision']}",
             "time": 1 / entry["speedup"],
             "error": max(entry["error"], 1e-8),
             "row": f"{row['model']}, batch {row['batch']}",
@@ -316,7 +354,7 @@ def pareto(rows: list[dict[str, Any]]) -> str:
             },
             "color": {"field": "contestant", "type": "nominal", "title": None},
             "shape": {"field": "contestant", "type": "nominal", "title": None},
-            "size": {"condition": {"test": f"datum.contestant == '{OURS}'", "value": 110}, "value": 45},
+            "size": {"condition": {"test": f"startsWith(datum.contestant, '{OURS}')", "value": 110}, "value": 45},
         },
     }
     svg: str = vl_convert.vegalite_to_svg(drawing)
@@ -327,8 +365,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", default="", help="only models whose name holds one of these words, by comma")
     parser.add_argument("--batch", default="8,1", help="batch sizes, by comma")
-    parser.add_argument("--precision", default="fp32", choices=["fp32", "bf16"])
-    parser.add_argument("--peers", default=",".join(peers.PEERS), help="peers, by comma")
+    parser.add_argument("--precision", default="fp32", choices=list(peers.PEERS))
+    parser.add_argument("--peers", default="", help="only these peers, by comma")
     parser.add_argument("--seconds", type=float, default=15, help="for the race of a row")
     parser.add_argument("--budget", type=float, default=60, help="for each search")
     parser.add_argument("--again", action="store_true", help="run rows anew that are kept already")
@@ -339,7 +377,7 @@ def main() -> int:
     rows: list[dict[str, Any]] = json.loads(ROWS.read_text(encoding="utf-8")) if ROWS.exists() else []
     words = [word for word in given.models.split(",") if word]
     os.environ.setdefault("EVALMODE_CACHE", "off")
-    wanted = [peer for peer in given.peers.split(",") if peer]
+    wanted = [peer for peer in peers.PEERS[given.precision] if peer in given.peers.split(",") or not given.peers]
     searches: dict[str, dict[str, Any]] = {"unstable": {"stable": False}} if given.unstable else {}
     if given.longer:
         searches["longer"] = {"budget_s": _LONGER * given.budget}

@@ -30,6 +30,14 @@ def plain(model: nn.Module, batch: Tensor) -> Call:
     return run
 
 
+def autocast(model: nn.Module, batch: Tensor, precision: str, hint: str) -> Call:
+    """`torch.autocast` around plain evaluation, in inference mode.
+
+    Source: https://docs.pytorch.org/docs/stable/amp.html
+    """
+    return _warm(_in_precision(copy.deepcopy(model), batch, precision))
+
+
 def compiled(model: nn.Module, batch: Tensor, precision: str, hint: str) -> Call:
     """`torch.compile(model)` with its default settings.
 
@@ -75,8 +83,6 @@ def onnxruntime(model: nn.Module, batch: Tensor, precision: str, hint: str) -> C
     """
     import onnxruntime as ort
 
-    if precision != "fp32":
-        raise NotImplementedError("no bf16 on the CPU provider")
     with tempfile.TemporaryDirectory() as folder, torch.no_grad():
         path = Path(folder) / "model.onnx"
         torch.onnx.export(copy.deepcopy(model), (batch,), str(path), dynamo=True, verbose=False)
@@ -141,10 +147,13 @@ def _warm(run: Call) -> Call:
     return run
 
 
-PEERS: dict[str, Callable[[nn.Module, Tensor, str, str], Call]] = {
+Peer = Callable[[nn.Module, Tensor, str, str], Call]
+_COMPILERS: dict[str, Peer] = {
     "torch.compile": compiled,
     "inductor freezing": inductor_freezing,
     "aot inductor": aot_inductor,
-    "onnxruntime": onnxruntime,
-    "openvino": openvino,
+}
+PEERS: dict[str, dict[str, Peer]] = {
+    "fp32": {**_COMPILERS, "onnxruntime": onnxruntime, "openvino": openvino},
+    "bf16": {"autocast": autocast, **_COMPILERS, "openvino": openvino},  # ONNX Runtime has no bf16 on processors
 }

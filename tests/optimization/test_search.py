@@ -16,7 +16,7 @@ from evalmode.backends.configuration import Configuration
 from evalmode.backends.program import Program
 from evalmode.errors import ModelRunError
 from evalmode.observe.fingerprint import fingerprint
-from evalmode.optimization.candidates import Candidate, build_estimate, first_batch, variations
+from evalmode.optimization.candidates import Candidate, build_estimate, first_batch, first_round, variations
 from evalmode.optimization.exporting import program_of
 from evalmode.optimization.footprint import peak_bytes_of
 from evalmode.optimization.judge import Judge, judge_of
@@ -357,6 +357,30 @@ def test_a_long_call_is_begun_in_halves_and_the_whole_is_the_first_variation() -
     begun = Candidate(back_end("openvino", Clock(), 0.0), Configuration(backend="openvino", batch=4, threads=2))
     assert variations(begun, (8,), 2)[0].configuration.batch == 8
     assert all(each.configuration.batch < 4 for each in variations(begun, (8,), 1, smaller=True))
+
+
+def test_a_compiler_tries_the_lower_precision_first_where_it_is_admitted():
+    both = [FakeBackend("inductor", ("fp32", "bf16")), FakeBackend("eager", ("fp32", "bf16"))]
+    shape = Configuration(backend="", batch=8)
+    for precisions, wanted in [
+        (None, ["eager bf16", "eager fp32", "inductor bf16", "inductor fp32"]),
+        (("fp32",), ["eager fp32", "inductor fp32"]),
+    ]:
+        assert [each.kind for each in first_round(both, precisions, shape, [])] == wanted
+
+
+@dataclass(frozen=True)
+class FakeBackend:
+    """What the list of candidates reads of a back end."""
+
+    name: str
+    offered: tuple[str, ...]
+
+    def missing(self) -> None:
+        return None
+
+    def precisions(self, device: str) -> tuple[str, ...]:
+        return self.offered
 
 
 def test_a_variation_is_expected_to_take_a_part_of_the_first_build() -> None:

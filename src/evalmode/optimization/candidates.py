@@ -91,8 +91,9 @@ def first_round(
 ) -> list[Candidate]:
     """Candidates for each back end and precision that run here, shaped as `configuration`: the quickest to build first.
 
-    `precisions` limits them; None admits every one the processor has instructions for. `forms` are those that the model
-    has or may have: the back ends that keep the memory order they are given try channels-last as well.
+    `precisions` limits them; None admits every one the processor has instructions for, the lower ones first. `forms`
+    are those that the model has or may have: the back ends that keep the memory order they are given try channels-last
+    as well.
     """
     found = []
     for backend in backends:
@@ -105,7 +106,12 @@ def first_round(
             found.append(Candidate(backend, shaped, "passes" if "passes" in forms else ""))
             if backend.name in _KEEP_ORDER and "channels-last" in forms:
                 found.append(Candidate(backend, shaped, "channels-last"))
-    return sorted(found, key=lambda candidate: _BUILD_SECONDS.get(candidate.backend.name, (1.0, 0.02)))
+    return sorted(found, key=_turn)
+
+
+def _turn(candidate: Candidate) -> tuple[tuple[float, float], bool]:
+    """The quickest build first; of a back end's precisions the lower ones, which gain most where they are admitted."""
+    return _BUILD_SECONDS.get(candidate.backend.name, (1.0, 0.02)), candidate.configuration.precision == "fp32"
 
 
 def variations(candidate: Candidate, sizes: Sequence[int], cores: int, *, smaller: bool = False) -> list[Candidate]:

@@ -220,6 +220,7 @@ def _optimized(
         notes.append(f"only back ends that need no graph: {exported.program.export_error}")
     subject.padded, lengths = padded_axis(subject, _PADDING_SHARE * request.budget)
     notes += lengths
+    task = _task(subject, request)
     settings = SearchSettings(
         backends=request.backends,
         precisions=("fp32",) if request.tolerance.kind == "fp32" else None,
@@ -228,13 +229,13 @@ def _optimized(
         stable=request.stable,
         budget=request.budget,
         memory=request.memory,
+        answers=0 if task is None else task.count,
     )
 
     def judge_within(seconds: float) -> Judge:
         count = sum(len(backend.precisions(str(request.device))) for backend in request.backends)
         return judge_of(subject, request.tolerance, task=task, candidates=count, seconds=seconds)
 
-    task = _task(subject, request)
     search = Search(subject, settings, judge_within, say, started_at=begin, notes=notes)
     key = _key(model, subject, request, settings)
     known = start or (read_plan(key) if key is not None else None)

@@ -78,7 +78,7 @@ class Search:
         self.started_at = self.clock() if self.started_at is None else self.started_at
         self.contest.prepare()
         self._end = for_the_end(self.settings.budget, self.contest.plain_call_seconds)
-        self._judging = for_judging(self.settings.budget, self.contest.sample_seconds)
+        self._judging = for_judging(self.settings.budget, self.contest.sample_seconds, self.settings.answers)
         self._kept_free = self._judging + self._end
         self._slow = self.contest.plain_call_seconds > _SLOW
         self.scales.calls = 1 if max(self.contest.plain_seconds.values()) > _LONG else 2

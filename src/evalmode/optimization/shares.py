@@ -14,15 +14,17 @@ _FOR_JUDGING = (0.15, 0.4)  # of the budget, at least and at most
 _FOR_THE_END = (0.1, 0.25)
 
 
-def for_judging(budget: float, sample_seconds: float) -> float:
+def for_judging(budget: float, sample_seconds: float, answers: int = 0) -> float:
     """The seconds that judging the winner will take, where plain takes so long for a sample.
 
+    `answers` are the samples of the user's data that every candidate has to answer.
+
     Example:
-        >>> for_judging(60, 0.001), for_judging(60, 1.0)
-        (9.0, 24.0)
+        >>> for_judging(60, 0.001), for_judging(60, 1.0), for_judging(60, 0.01, answers=2000)
+        (9.0, 24.0, 20.0)
     """
     least, most = (share * budget for share in _FOR_JUDGING)
-    return min(max(least, _JUDGING * FEWEST * sample_seconds), most)
+    return min(max(least, max(_JUDGING * FEWEST, answers) * sample_seconds), most)
 
 
 def for_the_judge(budget: float, left: float) -> float:

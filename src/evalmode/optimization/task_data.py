@@ -29,6 +29,11 @@ class TaskData:
     metrics: tuple[Metric, ...]
     plain: Answers
 
+    @property
+    def count(self) -> int:
+        """How many samples they are."""
+        return sum(_samples(inputs, target) for inputs, target in self.batches)
+
     def answers(self, predict: Callable[[Any], Any]) -> Answers:
         """What `predict` answers on the data."""
         return _answers(predict, self.batches, self.metrics)
