@@ -325,6 +325,7 @@ def pareto(rows: list[dict[str, Any]]) -> str:
     points = [
         {
             "contestant": name if row["precision"] == "fp32" else f"{name}, {row['precision']}",
+            "ours": name == OURS,
             "time": 1 / entry["speedup"],
             "error": max(entry["error"], 1e-8),
             "row": f"{row['model']}, batch {row['batch']}",
@@ -354,7 +355,7 @@ def pareto(rows: list[dict[str, Any]]) -> str:
             },
             "color": {"field": "contestant", "type": "nominal", "title": None},
             "shape": {"field": "contestant", "type": "nominal", "title": None},
-            "size": {"condition": {"test": f"startsWith(datum.contestant, '{OURS}')", "value": 110}, "value": 45},
+            "size": {"condition": {"test": "datum.ours", "value": 110}, "value": 45},
         },
     }
     svg: str = vl_convert.vegalite_to_svg(drawing)
@@ -401,6 +402,8 @@ def main() -> int:
             keep(rows, table(rows))
             gc.collect()
             torch.compiler.reset()
+    if given.table:
+        keep(rows, table(rows))
     print("\n".join(table(rows)))
     return 0
 

@@ -4,8 +4,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from torch.utils.data import DataLoader
 
-from evalmode.errors import TaskError
+from evalmode.errors import EvalmodeError, TaskError
 from evalmode.evaluation.evaluator import evaluate
 
 INPUTS = torch.randn(60, 4, generator=torch.Generator().manual_seed(0))
@@ -89,3 +90,29 @@ def test_a_table_is_named_with_the_fix():
     with pytest.raises(TaskError, match="part 0 is DataFrame") as caught:
         evaluate(MODEL, (pd.DataFrame(INPUTS.numpy()), LABELS))
     assert "to_numpy" in str(caught.value)
+
+
+def test_numbers_that_float32_would_make_one_stay_apart():
+    numbers = {"x": INPUTS, "labels": LABELS}
+    times = [1.7e9 + place for place in range(len(INPUTS))]
+    named = evaluate(MODEL, {**numbers, "time": times}, split=split, ids="time", progress=False)
+    assert len(set(named.samples.ids)) == len(INPUTS)
+    hashes = [2**64 - 1 - place for place in range(len(INPUTS))]
+    hashed = evaluate(MODEL, {**numbers, "id": hashes}, split=split, ids="id", progress=False)
+    assert len(set(hashed.samples.ids)) == len(INPUTS)
+
+
+def test_texts_reach_a_forward_where_batches_run_as_they_come():
+    def forward(model, batch):
+        assert all(isinstance(text, str) for text in batch["site"])
+        return model(batch["x"])
+
+    data = ({"x": INPUTS, "site": ["a", "b"] * (len(INPUTS) // 2)}, LABELS)
+    record = evaluate(MODEL, data, forward=forward, exact=False, progress=False).record
+    assert record.samples == len(INPUTS)
+
+
+def test_batches_of_lists_alone_are_told_to_have_no_rows():
+    loader = DataLoader([*zip(INPUTS, LABELS, strict=True)], batch_size=4, collate_fn=lambda rows: ([*rows], 3))
+    with pytest.raises(EvalmodeError):
+        evaluate(MODEL, loader, forward=lambda model, batch: model(torch.stack([x for x, _ in batch])), exact=False)

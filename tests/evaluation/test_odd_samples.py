@@ -133,6 +133,30 @@ def test_of_samples_of_one_structure_those_are_left_out_that_split_refuses():
     assert (record.samples, [bad.id for bad in record.bad]) == (COUNT - 1, ["41"])
 
 
+@pytest.mark.parametrize(
+    ("count", "bad"), [(2048, {0, 1023}), (2048, {100, 500}), (60, {0, 59}), (2048, {0, 1023, 1024, 2047}), (1, {0})]
+)
+def test_only_bad_samples_are_left_out_wherever_they_lie_in_their_group(count, bad):
+    target = torch.arange(count) % 3
+    target[[*bad]] = -1
+
+    def split(batch):
+        if (batch[1] < 0).any():
+            raise ValueError("no label")
+        return batch
+
+    inputs = torch.randn(count, INPUTS.shape[1], generator=torch.Generator().manual_seed(0))
+    if count == len(bad):
+        with pytest.raises(TaskError, match="no label"):
+            evaluate(MODEL, (inputs, target), split=split, on_bad_sample="skip")
+        return
+    record = evaluate(MODEL, (inputs, target), split=split, on_bad_sample="skip").record
+    assert (record.samples, record.skipped) == (count - len(bad), len(bad))
+    assert {each.id for each in record.bad} == {str(place) for place in bad}
+    with pytest.raises(TaskError, match=r"^sample \d+: split(.|\n)*no label"):
+        evaluate(MODEL, (inputs, target), split=split)
+
+
 def test_a_split_that_fits_no_sample_is_no_fault_of_the_samples():
     with pytest.raises(TaskError, match=r"^a batch that is"):
         evaluate(MODEL, (INPUTS, INPUTS, LABELS), on_bad_sample="skip")

@@ -21,7 +21,7 @@ from torch.utils.data import (
 )
 
 from evalmode.errors import TaskError, UsageError
-from evalmode.evaluation.given_columns import with_arrays
+from evalmode.evaluation.given_columns import is_texts, with_arrays
 from evalmode.mode.streams import StreamHold, hold_streams, release_streams
 from evalmode.observe.tree import leaves
 
@@ -107,7 +107,8 @@ def _leaves(part: Any) -> list[Any]:
 def _cut(part: Any, start: int, stop: int) -> Any:
     if isinstance(part, Mapping):
         return {name: _cut(value, start, stop) for name, value in part.items()}
-    return torch.as_tensor(part[start:stop])
+    cut = part[start:stop]
+    return cut.tolist() if is_texts(part) else torch.as_tensor(cut)
 
 
 def _of_pair(inputs: Any, targets: Any, batch_size: int, limit: int | None) -> Batches:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from evalmode.errors import EvalmodeError
 from evalmode.evaluation.devices import out_of_memory
 from evalmode.evaluation.moving import Change, moved_by, said_of
+from evalmode.evaluation.rows import answers_of
 from evalmode.evaluation.stability import (
     beside_others,
     beyond,
@@ -22,7 +23,6 @@ from evalmode.evaluation.stability import (
     keeps_bits,
     mixed,
     rows_alike,
-    scores_of,
     silent,
 )
 from evalmode.evaluation.untouched import Untouched
@@ -44,6 +44,8 @@ def is_late(positions: Sequence[int]) -> bool:
         >>> [start for start in range(0, 4096, 256) if is_late(range(start, start + 256))]
         [0, 256, 512, 1024, 2048]
     """
+    if not positions:
+        return False
     least, most = min(positions), max(positions)
     return most > 0 and 1 << (most.bit_length() - 1) >= least
 
@@ -95,8 +97,11 @@ class Companions:
             return True
         change = None
         if size > 1 and has_companions(inputs, axis, size):
-            self.tested.add(name)
+            if not answers_of(found, axis.size):
+                self.not_tried("no tensor of the outputs has a row for each sample")
+                return True
             change = self._change(inputs, axis, size, found, beside_others(inputs, axis, size), farther=True)
+            self.tested.add(name)
             if change is None:
                 return True
         elif size == 1 or (rows_alike(found, axis) and not self.alone):
@@ -142,37 +147,39 @@ class Companions:
         farther: bool = False,
     ) -> Change | None:
         """The first of these orders in which the samples at the places kept have other bits than in `found`."""
-        before = scores_of(found, axis.size)
-        if before is None:
-            return None
+        before = answers_of(found, axis.size)
+        on_host = all(answer.device.type == "cpu" for answer in before)
         for number, (rows, kept) in enumerate(orders):
             chosen = select_samples(inputs, axis, rows)
             others = [place for place in range(size) if place not in kept]
-            given = beyond(chosen, axis, others) if farther and not number and before.device.type == "cpu" else None
-            now = None if given is None else self._tried(given, size, told=False)
-            if now is None:
+            given = beyond(chosen, axis, others) if farther and not number and on_host else None
+            now = () if given is None else self._tried(given, size, told=False)
+            if not now:
                 given, now = chosen, self._tried(chosen, size, told=True)
-            if now is None:
-                continue
-            places = torch.tensor([*kept], device=before.device)
-            wanted = before[torch.tensor([rows[place] for place in kept], device=before.device)]
-            if not same_bits(now[places], wanted):
-                return Change(given, rows, kept, wanted, now[places])
+            for answer, (one, other) in enumerate(zip(before, now, strict=False)):
+                wanted = one[torch.tensor([rows[place] for place in kept], device=one.device)]
+                got = other[torch.tensor([*kept], device=other.device)]
+                if not same_bits(got, wanted):
+                    return Change(given, rows, kept, wanted, got, answer)
         return None
 
-    def _tried(self, given: Any, size: int, *, told: bool) -> Tensor | None:
-        """The answers to what is tried; None where the model fails on it, or none has a row for each sample."""
+    def _tried(self, given: Any, size: int, *, told: bool) -> tuple[Tensor, ...]:
+        """The answers to what is tried; none where the model fails on it, or none has a row for each sample."""
         try:
             with silent(on=not told):
-                return scores_of(self.predict(given), size)
+                return answers_of(self.predict(given), size)
         except Exception as error:
             if told and out_of_memory(error):
                 raise
             if told:
-                self.exact = False
                 why = error.got if isinstance(error, EvalmodeError) else f"{type(error).__name__}: {reason_of(error)}"
-                self._say(f"whether the samples beside it change a sample's answer could not be tried: {why}")
-            return None
+                self.not_tried(why)
+            return ()
+
+    def not_tried(self, why: str) -> None:
+        """Nothing is known of what the samples beside one do to its answer."""
+        self.exact = False
+        self._say(f"whether the samples beside it change a sample's answer could not be tried: {why}")
 
     def _repeat_some(self, inputs: Any, axis: BatchAxis, size: int, found: Any) -> None:
         """Run the first few executions again as they were."""

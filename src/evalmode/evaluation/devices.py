@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from evalmode.errors import UsageError
 from evalmode.observe.tree import map_tensors
 from evalmode.observe.weights import require_weights
 
-__all__ = ["give_memory_back", "model_device", "moved", "on_device", "out_of_memory", "usable_device"]
+__all__ = ["give_memory_back", "model_device", "moved", "on_device", "out_of_memory", "to_host", "usable_device"]
 
 _SHORT = ("out of memory", "can't allocate memory", "not enough memory", "cannot allocate memory")
 
@@ -85,3 +86,21 @@ def give_memory_back(device: torch.device) -> None:
     """Let the device use again what nothing holds any more."""
     if device.type == "cuda":
         torch.cuda.empty_cache()
+
+
+def to_host(outputs: Any) -> tuple[Any, Callable[[], object] | None]:
+    """The outputs in the host's memory, and what waits for them where they are still on their way."""
+    if isinstance(outputs, torch.Tensor) and outputs.device.type == "cpu":
+        return outputs, None
+    devices: set[str] = set()
+
+    def copied(tensor: torch.Tensor) -> torch.Tensor:
+        devices.add(tensor.device.type)
+        return tensor.to("cpu", non_blocking=True)
+
+    host = map_tensors(copied, outputs)
+    if "cuda" not in devices:
+        return host, None
+    event = torch.cuda.Event()
+    event.record()
+    return host, event.synchronize

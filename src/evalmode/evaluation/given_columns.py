@@ -49,6 +49,24 @@ def odd_part(data: Any, name: object, part: Any) -> TaskError:
     )
 
 
+def _numbers(part: list[int | float]) -> Any:
+    """Float32 of floats, as a model takes it; float64 where float32 would make two of them one, as of times."""
+    try:
+        found = torch.tensor(part)
+    except (RuntimeError, ValueError, OverflowError):  # beyond 64 bits with a sign
+        return _unsigned(part)
+    if found.is_floating_point() and len(found.unique()) < len(set(part)):
+        return torch.tensor(part, dtype=torch.float64)
+    return found
+
+
+def _unsigned(part: list[int | float]) -> Any:
+    try:
+        return np.array(part, np.uint64)
+    except OverflowError:
+        return part
+
+
 def _from_pandas(part: Any) -> Any:
     if isinstance(part, torch.Tensor | np.ndarray) or getattr(part, "ndim", None) != 1:
         return part
@@ -68,7 +86,7 @@ def _column(part: Any) -> Any:
     if not all(value is None or isinstance(value, str | int | float | np.number) for value in part):
         return part
     if all(isinstance(value, int | float) for value in part):
-        return torch.tensor([*part])  # as a model takes it: float32 of floats
+        return _numbers([*part])
     try:
         return given_values(part, "a column")
     except UsageError:  # texts beside numbers

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from evalmode.evaluation.stability import scores_of
+from evalmode.evaluation.rows import answers_of
 from evalmode.observe.batching import BatchAxis, difference, select_samples
 from evalmode.observe.tree import map_tensors
 from evalmode.observe.wide import wide, widened
@@ -20,13 +20,17 @@ _SHARE = 1e-6  # of the largest value: fp64 rounds ten orders of magnitude finer
 
 
 class Change(NamedTuple):
-    """A probe that gave other bits: its inputs, the rows they are of, the places compared, the bits before and now."""
+    """A probe that gave other bits: its inputs, the rows they are of, the places compared, the bits before and now.
+
+    `answer` is which of the tensors with a row for each sample it was.
+    """
 
     given: Any
     rows: Sequence[int]
     kept: Sequence[int]
     before: Tensor
     now: Tensor
+    answer: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,16 +55,15 @@ def moved_by(
 ) -> Moved:
     """How far a probe moved answers that `found` holds; without one, the rows of one sample again and again differ."""
     if change is None:
-        scores = scores_of(found, axis.size)
-        scores = torch.zeros(1) if scores is None else scores
+        scores = next(iter(answers_of(found, axis.size)), torch.zeros(1))
         given = select_samples(inputs, axis, range(size))
         change = Change(given, [0] * size, range(size), scores[:1].expand_as(scores), scores)
-    given, rows, kept, *_ = change
+    given, rows, kept, answer = change.given, change.rows, change.kept, change.answer
     try:
-        now = _evaluated_wide(function, module, given, size)
+        now = _evaluated_wide(function, module, given, size, answer)
         before = {
             start: _evaluated_wide(
-                function, module, select_samples(inputs, axis, range(start * size, (start + 1) * size)), size
+                function, module, select_samples(inputs, axis, range(start * size, (start + 1) * size)), size, answer
             )
             for start in sorted({rows[place] // size for place in kept})
         }
@@ -97,16 +100,18 @@ def _share(first: Tensor, second: Tensor) -> float:
     return gap / scale if gap and scale else gap
 
 
-def _evaluated_wide(function: Callable[[Any], Any], module: nn.Module | None, inputs: Any, size: int) -> Tensor:
+def _evaluated_wide(
+    function: Callable[[Any], Any], module: nn.Module | None, inputs: Any, size: int, answer: int
+) -> Tensor:
     copies = widened(map_tensors(torch.clone, inputs))
     try:
         with wide():
-            scores = scores_of(function(copies), size)
+            found = answers_of(function(copies), size)[answer]
     except Exception:
         if module is None:
             raise
         with wide(module):  # a model that compares dtypes in Python
-            scores = scores_of(function(widened(map_tensors(torch.clone, inputs))), size)
-    if scores is None or (scores.is_floating_point() and scores.dtype != torch.float64):
+            found = answers_of(function(widened(map_tensors(torch.clone, inputs))), size)[answer]
+    if found.is_floating_point() and found.dtype != torch.float64:
         raise TypeError("no answer in fp64")
-    return scores
+    return found

@@ -14,6 +14,8 @@ from evalmode.observe.tree import describe, leaves, map_leaves
 
 __all__ = ["as_tensor", "joined", "main_output", "refuse_non_finite", "rows_of", "unreadable"]
 
+_VALUES = (str, bytes, bool, int, float, type(None), np.generic)
+
 
 def main_output(outputs: Any) -> tuple[Tensor | None, str]:
     """The tensor that answers, and in words what was inferred (empty where nothing had to be).
@@ -74,16 +76,28 @@ def refuse_non_finite(outputs: Tensor) -> None:
 
 
 def joined(parts: list[Any], size: int) -> Any:
-    """The outputs of equal executions as those of one."""
+    """The outputs of equal executions as those of one: tensors, arrays, and lists of texts or numbers.
+
+    Example:
+        >>> joined([{"scores": torch.zeros(1), "words": ["a"]}, {"scores": torch.ones(1), "words": ["b"]}], 1)
+        {'scores': tensor([0., 1.]), 'words': ['a', 'b']}
+    """
+    first = parts[0]
+    if type(first) is list and len(first) == size and all(isinstance(value, _VALUES) for value in first):
+        return [value for part in parts for value in part]
+    if type(first) is dict:
+        return {name: joined([part[name] for part in parts], size) for name in first}
+    if type(first) in {tuple, list}:
+        return type(first)(joined([*entries], size) for entries in zip(*parts, strict=True))
     others = [dict(leaves(part)) for part in parts[1:]]
 
     def at(path: str, leaf: Any) -> Any:
-        if not isinstance(leaf, torch.Tensor) or not leaf.ndim or len(leaf) != size:
+        if not isinstance(leaf, torch.Tensor | np.ndarray) or not leaf.ndim or len(leaf) != size:
             return leaf
         pieces: list[Any] = [leaf, *(other[path] for other in others)]
-        return torch.cat(pieces)
+        return torch.cat(pieces) if isinstance(leaf, torch.Tensor) else np.concatenate(pieces)
 
-    return map_leaves(at, parts[0])
+    return map_leaves(at, first)
 
 
 def rows_of(values: Tensor, *, what: str) -> int:

@@ -8,12 +8,11 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from evalmode.errors import BatchError, EvalmodeError, ModelRunError, RowCountError, TaskError, UnreadColumnError
 from evalmode.evaluation.companions import is_late
-from evalmode.evaluation.devices import out_of_memory
+from evalmode.evaluation.devices import out_of_memory, to_host
 from evalmode.evaluation.groups import Group, Lost
 from evalmode.evaluation.keeping import Keeping
 from evalmode.evaluation.labels import Labels
@@ -24,7 +23,6 @@ from evalmode.evaluation.running import Runner
 from evalmode.evaluation.split import Split
 from evalmode.evaluation.told import in_short, of_group, of_sample, unread
 from evalmode.observe.columns import Columns
-from evalmode.observe.tree import map_tensors
 
 __all__ = ["Pass"]
 
@@ -67,7 +65,6 @@ class Pass:
         self.parts = False  # whether a group could be taken apart
         self.odd: tuple[Group, TaskError] | None = None
         self.notes: list[str] = []
-        self.largest = 0
         self.reason: EvalmodeError | None = None
 
     def over(self, items: Iterable[Group | Lost]) -> None:
@@ -78,10 +75,6 @@ class Pass:
                 self._lost(item)
                 continue
             started = self._start(item)
-            if self.odd is not None and self.parts:
-                group, error = self.odd
-                self.odd = None
-                self._lose(group, dict.fromkeys(range(len(group)), error), keep=True)
             if waiting is not None:
                 self._finish(waiting)
                 waiting = None
@@ -89,10 +82,15 @@ class Pass:
                 waiting = started
             elif started is not None:
                 self._finish(started)
+            if self.odd is not None and self.parts:
+                if waiting is not None:
+                    self._finish(waiting)
+                    waiting = None
+                self._take_up_odd()
         if waiting is not None:
             self._finish(waiting)
         if self.odd is not None:
-            raise self.odd[1]
+            self._take_up_odd()
 
     def look(self, group: Group) -> Reading | None:
         """Let the reader decide by this group what was not stated; nothing of it is kept.
@@ -125,7 +123,7 @@ class Pass:
         inputs, target = self.parting.pair(group.batch)
         for row in range(len(group)):
             with contextlib.suppress(EvalmodeError):
-                outputs, arrived = _to_host(self.runner.outputs(row_alone(inputs, row, group.size)))
+                outputs, arrived = to_host(self.runner.outputs(row_alone(inputs, row, group.size)))
                 if arrived is not None:
                     arrived()
                 self.reader.read(outputs, row_alone(target, row, group.size), 1, group.size)
@@ -171,16 +169,16 @@ class Pass:
             return self._apart(group, error, keep=keep)
         self.parts = True
         inputs, target, ids, columns = parted.inputs, parted.target, parted.ids, parted.columns
-        self.largest = max(self.largest, group.size)
+        self.runner.largest = max(self.runner.largest, group.size)
         try:
-            outputs = self._run(inputs, ids, late=is_late(group.positions))
+            outputs = self._run(inputs, ids, late=keep and is_late(group.positions))
         except EvalmodeError as error:
             told = isinstance(error, BatchError | ModelRunError)
             if not keep or not told or out_of_memory(error) or unread(error) is not None:
                 raise
             self._one_by_one(group, inputs, target, ids, columns, error)
             return None
-        outputs, arrived = _to_host(outputs)
+        outputs, arrived = to_host(outputs)
         return _Ran(group, outputs, target, inputs, ids, columns, arrived)
 
     def _apart(self, group: Group, error: TaskError, *, keep: bool) -> _Ran | None:
@@ -188,14 +186,31 @@ class Pass:
 
         Where no group could be before, it waits for one that can: if there is none, the fault is not the samples'.
         """
-        bad = self.parting.failing(group, quick=not self.parts)
+        bad = self.parting.failing(group, quick=keep and not self.parts)
         if not bad:
             raise error
         if len(bad) == len(group) and not self.parts:
             if self.odd is not None:
-                raise self.odd[1]
+                self._take_up_odd()
+                return self._apart(group, error, keep=keep)
             self.odd = (group, error) if keep else None
             return None
+        return self._without(group, bad, keep=keep)
+
+    def _take_up_odd(self) -> None:
+        """The group that waited, row by row: by now there is one that could be taken apart, or there is no other."""
+        if self.odd is None:
+            return
+        (group, error), self.odd = self.odd, None
+        bad = self.parting.failing(group, quick=False)
+        if len(bad) == len(group) and not self.parts:
+            raise error
+        started = self._without(group, bad, keep=True)
+        if started is not None:
+            self._finish(started)
+
+    def _without(self, group: Group, bad: Mapping[int, TaskError], *, keep: bool) -> _Ran | None:
+        """A group that goes on without its bad rows."""
         self._lose(group, bad, keep=keep)
         rows = [row for row in range(len(group)) if row not in bad]
         return self._started(rows_of_group(group, rows), keep=keep) if rows else None
@@ -274,7 +289,7 @@ class Pass:
         good: list[tuple[int, Reading]] = []
         for row in range(len(group)):
             try:
-                outputs, arrived = _to_host(self.runner.outputs(row_alone(inputs, row, group.size)))
+                outputs, arrived = to_host(self.runner.outputs(row_alone(inputs, row, group.size)))
                 if arrived is not None:
                     arrived()
                 good.append((row, self.reader.read(outputs, row_alone(target, row, group.size), 1, group.size)))
@@ -321,24 +336,6 @@ class Pass:
         self.reason = self.reason or error
         self.keeping.lose(position, name, in_short(reason.removeprefix(f"sample {name}: ")))
         self.tracker.add(1)
-
-
-def _to_host(outputs: Any) -> tuple[Any, Callable[[], object] | None]:
-    """The outputs in the host's memory, and what waits for them where they are still on their way."""
-    if isinstance(outputs, torch.Tensor) and outputs.device.type == "cpu":
-        return outputs, None
-    devices: set[str] = set()
-
-    def copied(tensor: torch.Tensor) -> torch.Tensor:
-        devices.add(tensor.device.type)
-        return tensor.to("cpu", non_blocking=True)
-
-    host = map_tensors(copied, outputs)
-    if "cuda" not in devices:
-        return host, None
-    event = torch.cuda.Event()
-    event.record()
-    return host, event.synchronize
 
 
 def _arrive(ran: _Ran) -> None:

@@ -7,33 +7,32 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import msgspec
 import torch
 from torch import nn
 
-from evalmode.errors import EvalmodeError, ModelRunError, NotAModuleError, UsageError
-from evalmode.evaluation.calling import Calling
+from evalmode.errors import EvalmodeError, ModelRunError
 from evalmode.evaluation.companions import Companions
-from evalmode.evaluation.devices import give_memory_back, moved, on_device, out_of_memory
+from evalmode.evaluation.devices import give_memory_back, moved, out_of_memory
 from evalmode.evaluation.groups import LARGEST, shape_of
+from evalmode.evaluation.known import Known
 from evalmode.evaluation.outputs import joined
+from evalmode.evaluation.rows import rows_axis
 from evalmode.evaluation.untouched import Untouched
 from evalmode.mode.derived import staleness_unchecked
 from evalmode.mode.streams import StreamHold, hold_streams, release_streams
 from evalmode.mode.switch import evaluating
-from evalmode.observe.batching import BatchAxis, find_batch_axis, select_samples
+from evalmode.observe.batching import BatchAxis, select_samples
 from evalmode.observe.state import left_as_found
 from evalmode.observe.tree import same_bits, tensor_leaves
 from evalmode.predictor.calling import reason_of
-from evalmode.predictor.module_backed import ModulePredictor
-from evalmode.predictor.optimized import OptimizedPredictor
-from evalmode.predictor.protocol import Predictor
 
-__all__ = ["Runner", "runner_for"]
+__all__ = ["SAME_BITS", "ModuleRunner", "Runner", "own_streams"]
 
 _ACTIVATION_BYTES = {"cpu": 1 << 30, "cuda": 16 << 30}  # of all modules of an execution: memory bounds it
 _CACHED_BYTES = {"cpu": 8 << 20, "cuda": 4 << 30}  # so much fits near the processor; below `_FEW` rows it matters less
 _FEW = 4
-_SAME_BITS = "and no smaller execution gives the same bits"
+SAME_BITS = "and no smaller execution gives the same bits"
 
 
 class Runner(ABC):
@@ -44,7 +43,7 @@ class Runner(ABC):
 
     size: int | None = None
     plan = ""
-    stuck = _SAME_BITS
+    stuck = SAME_BITS
     """Why `shrink` found nothing smaller."""
     named = False
     """Whether it is called in a way of the user's own, which inputs are handed to as they are."""
@@ -54,6 +53,7 @@ class Runner(ABC):
         self.exact = True
         self.notes: list[str] = []
         self.sizes: set[int] = set()
+        self.largest = 0  # rows of a group
 
     @abstractmethod
     def running(self) -> contextlib.AbstractContextManager[object]:
@@ -70,7 +70,7 @@ class Runner(ABC):
     def too_large(self, name: Any) -> ModelRunError:
         """The error where memory does not hold an execution with the sample of this name, and `shrink` found none."""
         fix = "a device with more memory, a smaller model or smaller samples"
-        if self.stuck == _SAME_BITS:
+        if self.stuck == SAME_BITS:
             fix = (
                 "evalmode.optimize(model, batch, batch_sizes=(1,)) makes smaller executions of one class; exact=False, "
                 "batch_size=1 runs as it fits"
@@ -80,10 +80,20 @@ class Runner(ABC):
 
     def record(self) -> bytes:
         """What is known of the model by now, for a journal."""
-        return b""
+        return self.known_now().packed()
 
-    def recall(self, record: bytes) -> None:  # noqa: B027 - most runners find nothing out as they run
+    def recall(self, record: bytes) -> None:
         """Go on with what a journal knows."""
+        self.go_on(Known.of(record))
+
+    def known_now(self) -> Known:
+        """What a run that goes on has to know."""
+        return Known(largest=self.largest, sizes=tuple(sorted(self.sizes)), notes=tuple(self.notes))
+
+    def go_on(self, known: Known) -> None:
+        """As if what is known had been found by this runner."""
+        self.largest, self.sizes = known.largest, {*known.sizes}
+        self.notes += known.notes
 
     def close(self) -> None:  # noqa: B027 - most runners hold nothing to give back
         """Nothing more is run."""
@@ -112,7 +122,7 @@ class ModuleRunner(Runner):
     @contextlib.contextmanager
     def running(self) -> Iterator[None]:
         if self.module is None:
-            with _own_streams(), torch.no_grad():
+            with own_streams(), torch.no_grad():
                 yield
             return
         with (
@@ -124,8 +134,11 @@ class ModuleRunner(Runner):
 
     def outputs(self, inputs: Any, *, late: bool = False) -> Any:
         inputs = moved(inputs, self.device)
-        axis = find_batch_axis(inputs)
-        if self.whole or isinstance(axis, str):
+        axis = rows_axis(inputs)
+        if isinstance(axis, str) and not self.whole:
+            self.companions.not_tried(axis)
+            self.exact = False
+        if isinstance(axis, str) or self.whole:
             return self.predict(inputs)
         shape = shape_of(inputs)
         size = self._size_for(inputs, axis, shape)
@@ -180,11 +193,13 @@ class ModuleRunner(Runner):
         ]
         return joined(parts, size)
 
-    def record(self) -> bytes:
-        return self.companions.record()
+    def known_now(self) -> Known:
+        return msgspec.structs.replace(super().known_now(), most=self.most, companions=self.companions.record())
 
-    def recall(self, record: bytes) -> None:
-        self.companions.recall(record)
+    def go_on(self, known: Known) -> None:
+        super().go_on(known)
+        self.most = known.most
+        self.companions.recall(known.companions)
         self.exact = self.companions.exact
 
     def _alone(self, inputs: Any, axis: BatchAxis) -> Any:
@@ -205,7 +220,7 @@ class ModuleRunner(Runner):
     def shrink(self, inputs: Any) -> bool:
         """Halve the executions; once some have run, only to a size at which the first group has the same bits."""
         give_memory_back(self.device)
-        axis = find_batch_axis(inputs)
+        axis = rows_axis(inputs)
         rows = LARGEST if isinstance(axis, str) else axis.size
         current = max(self.sizes, default=min(self.most, max(self.known.values(), default=rows)))
         size, others = current // 2, False
@@ -231,110 +246,23 @@ class ModuleRunner(Runner):
                 )
             self.sizes.clear()
             return True
-        self.stuck = _SAME_BITS if others else "even with one sample at a time"
+        self.stuck = SAME_BITS if others else "even with one sample at a time"
         return False
 
     def _same_class(self, size: int) -> bool:
         if self.first is None:
             return True
         inputs, before, _ = self.first
-        axis = find_batch_axis(inputs)
+        axis = rows_axis(inputs)
         if isinstance(axis, str):
             return False
         pairs = zip(tensor_leaves(before), tensor_leaves(self._executed(inputs, axis, size)), strict=True)
         return all(same_bits(one, other) for (_, one), (_, other) in pairs)
 
 
-class PlanRunner(Runner):
-    """An optimised predictor, in groups that fill its largest executions; any group gives a sample the same bits."""
-
-    def __init__(self, predictor: OptimizedPredictor, forward: Any) -> None:
-        if forward is not None:
-            raise UsageError(
-                "forward= was given beside an optimised predictor",
-                expected="the way of calling that it was built with",
-                fix="evalmode.optimize(model, batch, forward=...)",
-            )
-        super().__init__(predictor.plan.device)
-        self.predictor, self.plan = predictor, str(predictor.plan)
-        self.predict = Untouched(predictor.predict, "the model", self.notes.append)
-        self.sizes = set(predictor.execution_sizes)
-        largest = max(self.sizes) * max(predictor.plan.configurations[-1].streams, 1)
-        self.size = largest * max(1, 64 // largest)
-        self.step: int | None = None
-        if not predictor.plan.stable:
-            self.exact = False
-            self.notes.append("the plan was made with stable=False: bits may depend on what runs together")
-
-    @contextlib.contextmanager
-    def running(self) -> Iterator[None]:
-        self.predictor.require_fresh()
-        with _own_streams():
-            yield
-
-    def outputs(self, inputs: Any, *, late: bool = False) -> Any:
-        inputs = moved(inputs, self.device)
-        axis = find_batch_axis(inputs) if self.step is not None else ""
-        if self.step is None or isinstance(axis, str):
-            return self.predict(inputs)
-        step = self.step
-        starts = range(0, axis.size, step)
-        parts = [
-            self.predict(select_samples(inputs, axis, range(start, min(start + step, axis.size)))) for start in starts
-        ]
-        return joined(parts, step)
-
-    def shrink(self, inputs: Any) -> bool:
-        """Hand over fewer samples at once, down to the plan's smallest execution: all of them are of one class."""
-        give_memory_back(self.device)
-        smaller = [size for size in self.predictor.execution_sizes if size < (self.step or self.size or LARGEST)]
-        if not smaller or not self.exact:
-            self.stuck = "and no smaller execution is in the plan" if self.exact else _SAME_BITS
-            return False
-        self.step = smaller[-1]
-        self.notes.append(f"out of memory: {self.step} samples at a time were handed to the plan")
-        return True
-
-
-def runner_for(
-    model: Any, forward: Callable[[Any, Any], Any] | None, device: str | torch.device | None, *, whole: bool = False
-) -> tuple[Runner, nn.Module | None]:
-    """What runs `model`, and the module behind it, if there is one.
-
-    Raises:
-        NotAModuleError: it is neither a module nor a predictor.
-        UsageError: a weight has no numbers, it cannot run on `device`, or `forward` does not go with it.
-        StalePredictorError: the model that a predictor was built from has other weights now.
-    """
-    if isinstance(model, OptimizedPredictor):
-        model.require_fresh()
-        if device is not None and torch.device(device).type != model.plan.device.type:
-            raise UsageError(
-                f"a predictor built for {model.plan.device} was to run on {device}", fix="leave device= out"
-            )
-        return PlanRunner(model, forward), None
-    if isinstance(model, ModulePredictor):
-        module = model.model
-        forward = forward if forward is not None else model._forward  # noqa: SLF001 - the rule that it was made with
-    elif isinstance(model, Predictor):
-        if forward is not None:
-            raise UsageError("forward= was given beside a predictor", expected="a module", fix="leave forward= out")
-        return ModuleRunner(model.predict, torch.device(device or "cpu"), None, whole=whole, named=True), None
-    elif isinstance(model, nn.Module):
-        module = model
-    else:
-        got = f"the class {model.__name__}" if isinstance(model, type) else type(model).__name__
-        raise NotAModuleError(
-            f"evaluate got {got}",
-            expected="a torch.nn.Module, a predictor, or an evalmode.Task",
-            fix="evalmode.evaluate(model, data)",
-        )
-    placed, where = on_device(module, device)
-    return ModuleRunner(Calling(placed, forward), where, placed, whole=whole, named=forward is not None), placed
-
-
 @contextlib.contextmanager
-def _own_streams() -> Iterator[None]:
+def own_streams() -> Iterator[None]:
+    """A block that leaves the process's random streams as they were."""
     hold = StreamHold()
     try:
         hold_streams(hold)

@@ -8,14 +8,13 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from evalmode.evaluation.outputs import main_output
-from evalmode.observe.batching import BatchAxis, select_samples
+from evalmode.evaluation.rows import alike, answers_of
+from evalmode.observe.batching import BatchAxis, lists_of, select_samples
 from evalmode.observe.layouts import is_plain, replaced_rows
-from evalmode.observe.tree import map_leaves, same_bits, tensor_leaves
+from evalmode.observe.tree import leaves, map_leaves, same_bits, tensor_leaves
 
-__all__ = ["beside_others", "beyond", "has_companions", "keeps_bits", "mixed", "rows_alike", "scores_of", "silent"]
+__all__ = ["beside_others", "beyond", "has_companions", "keeps_bits", "mixed", "rows_alike", "silent"]
 
 _BEYOND = 16.0  # times a sample's own numbers; a power of two loses no bit of them
 
@@ -23,8 +22,8 @@ _BEYOND = 16.0  # times a sample's own numbers; a power of two loses no bit of t
 def has_companions(inputs: Any, axis: BatchAxis, size: int) -> bool:
     """Whether the first `size` rows are more than one sample again and again."""
     rows, first = (select_samples(inputs, axis, places) for places in (range(size), [0] * size))
-    pairs = zip(tensor_leaves(rows), tensor_leaves(first), strict=True)
-    return not all(same_bits(one, other) for (_, one), (_, other) in pairs)
+    pairs = zip(leaves(rows), leaves(first), strict=True)
+    return not all(alike(one, other) for (_, one), (_, other) in pairs)
 
 
 def beside_others(inputs: Any, axis: BatchAxis, size: int) -> list[tuple[list[int], range]]:
@@ -85,41 +84,42 @@ def silent(*, on: bool) -> Iterator[None]:
         yield
 
 
-def scores_of(outputs: Any, size: int) -> Tensor | None:
-    """The tensor that answers, if it has a row for each of `size` samples."""
-    scores, _ = main_output(outputs)
-    return scores if scores is not None and scores.ndim and len(scores) == size else None
-
-
 def keeps_bits(predict: Callable[[Any], Any], inputs: Any, axis: BatchAxis, found: Any, rows: Sequence[int]) -> bool:
     """Whether the samples at `rows`, run as one execution, give what `found` has for them.
 
     True as well where no tensor answers with a row for each sample.
     """
-    scores = scores_of(found, axis.size)
-    if scores is None:
+    before = answers_of(found, axis.size)
+    if not before:
         return True
-    again = scores_of(predict(select_samples(inputs, axis, rows)), len(rows))
-    if again is None:
-        return True
-    return same_bits(again, scores[torch.tensor([*rows], device=scores.device)])
+    again = answers_of(predict(select_samples(inputs, axis, rows)), len(rows))
+    pairs = zip(again, before, strict=False)
+    return all(same_bits(now, answer[torch.tensor([*rows], device=answer.device)]) for now, answer in pairs)
 
 
 def rows_alike(found: Any, axis: BatchAxis) -> bool:
     """Whether a group of one sample again and again has one answer at all positions; True where no tensor answers."""
-    scores = scores_of(found, axis.size)
-    if scores is None:
-        return True
-    return same_bits(scores, scores[:1].expand_as(scores))
+    return all(same_bits(answer, answer[:1].expand_as(answer)) for answer in answers_of(found, axis.size))
 
 
 def _different(inputs: Any, axis: BatchAxis, size: int) -> int:
     """After how many of the first `size` rows they come again: all of them, unless a group was filled up."""
-    rows = [leaf for _, leaf in tensor_leaves(select_samples(inputs, axis, range(size))) if leaf.ndim]
+    chosen = select_samples(inputs, axis, range(size))
+    rows = [leaf for _, leaf in tensor_leaves(chosen) if leaf.ndim]
     if axis.listed or not all(is_plain(leaf) and len(leaf) == size for leaf in rows):
         return size
     again = torch.ones(size, dtype=torch.bool)
     for leaf in rows:
         again &= (leaf == leaf[:1]).reshape(size, -1).all(1).cpu()
-    period = next((place for place in again.nonzero().flatten().tolist() if place), size)
-    return period if period > 1 and all(bool((leaf[period:] == leaf[:-period]).all()) for leaf in rows) else size
+    listed = [part for part in lists_of(chosen) if len(part) == size]
+    for part in listed:
+        again &= torch.tensor([alike(entry, part[0]) for entry in part])
+    for period in again.nonzero().flatten().tolist():  # the first sample may be there twice before all come again
+        if (
+            period > 1
+            and torch.equal(again[period:], again[:-period])
+            and all(bool((leaf[period:] == leaf[:-period]).all()) for leaf in rows)
+            and all(all(map(alike, part[period:], part[:-period])) for part in listed)
+        ):
+            return int(period)
+    return size

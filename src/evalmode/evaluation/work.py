@@ -42,7 +42,7 @@ from evalmode.evaluation.progress import OnProgress, Tracker, shown
 from evalmode.evaluation.reading import Reader
 from evalmode.evaluation.repeatable import require_repeatable
 from evalmode.evaluation.result import Evaluation, subject_of
-from evalmode.evaluation.running import runner_for
+from evalmode.evaluation.runners import runner_for
 from evalmode.evaluation.samples import Samples
 from evalmode.evaluation.slices import cuts_of, slice_records, values_of
 from evalmode.evaluation.source import Source, source_of
@@ -257,7 +257,7 @@ class Work:
         exact = self.runner.exact and self.options.exact
         record = EvaluationRecord(
             samples=len(samples),
-            batch_size=work.largest or max(self.runner.sizes, default=0),
+            batch_size=self.runner.largest or max(self.runner.sizes, default=0),
             metrics=records,
             plan=self.runner.plan,
             execution_sizes=tuple(sorted(self.runner.sizes)),

@@ -12,14 +12,25 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 
 from evalmode.observe.layouts import divisible, picked_rows
 from evalmode.observe.tree import map_leaves, same_bits, tensor_leaves
 
-__all__ = ["BatchAxis", "Layout", "difference", "find_batch_axis", "layout_between", "rows_agree", "select_samples"]
+__all__ = [
+    "BatchAxis",
+    "Layout",
+    "difference",
+    "find_batch_axis",
+    "layout_between",
+    "lists_of",
+    "rows_agree",
+    "select_samples",
+]
 
 
+_ENTRIES = (str, bytes, type(None), np.ndarray, np.generic)  # of a list; numbers in a list may be a size
 _PIECE = 1 << 17  # values that are compared at a time: in fp64 and several copies, a whole activation would be too much
 
 
@@ -88,10 +99,15 @@ def _has_axis(tensor: torch.Tensor, axis: int) -> bool:
 def select_samples(batch: Any, axis: BatchAxis, positions: Sequence[int]) -> Any:
     """The batch made of the samples at `positions`; a position may be repeated.
 
+    Beside tensors, arrays and lists of texts that have an entry for each sample are cut as well.
+
     Example:
         >>> batch = torch.arange(4)
         >>> select_samples(batch, find_batch_axis(batch), [2, 0]).tolist()
         [2, 0]
+        >>> batch = {"x": torch.arange(3), "text": ["a", "b", "c"]}
+        >>> select_samples(batch, find_batch_axis(batch), [2, 0])
+        {'x': tensor([2, 0]), 'text': ['c', 'a']}
     """
     if axis.listed:
         return [batch[position] for position in positions]
@@ -103,7 +119,38 @@ def select_samples(batch: Any, axis: BatchAxis, positions: Sequence[int]) -> Any
             return leaf
         return picked_rows(leaf, axis.axis, positions)
 
-    return map_leaves(at, batch)
+    return map_leaves(at, _picked_entries(batch, axis.size, positions))
+
+
+def lists_of(batch: Any) -> list[Sequence[Any]]:
+    """The lists of texts (or bytes, or numpy values) and the numpy arrays of a batch, whose entries may be samples'.
+
+    Example:
+        >>> lists_of(({"text": ["a", "b"], "size": [2, 3]}, torch.zeros(2)))
+        [['a', 'b']]
+    """
+    if _has_entries(batch):
+        return [batch]
+    parts = batch.values() if type(batch) is dict else batch if type(batch) in {tuple, list} else ()
+    return [found for part in parts for found in lists_of(part)]
+
+
+def _has_entries(part: Any) -> bool:
+    if isinstance(part, np.ndarray):
+        return part.ndim > 0
+    return type(part) is list and bool(part) and all(isinstance(entry, _ENTRIES) for entry in part)
+
+
+def _picked_entries(batch: Any, size: int, positions: Sequence[int]) -> Any:
+    if _has_entries(batch):
+        if len(batch) != size:
+            return batch
+        return batch[[*positions]] if isinstance(batch, np.ndarray) else [batch[position] for position in positions]
+    if type(batch) is dict:
+        return {name: _picked_entries(part, size, positions) for name, part in batch.items()}
+    if type(batch) in {tuple, list}:
+        return type(batch)(_picked_entries(part, size, positions) for part in batch)
+    return batch
 
 
 def layout_between(first: Sequence[int], first_size: int, second: Sequence[int], second_size: int) -> Layout | None:
