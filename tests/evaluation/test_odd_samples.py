@@ -241,3 +241,17 @@ def test_ready_batches_of_a_dataset_with_a_length_need_no_limit_and_are_converte
     assert record.metrics == evaluate(MODEL, (INPUTS, LABELS)).record.metrics
     record = evaluate(MODEL, DataLoader(Batches(), batch_size=None, collate_fn=convert)).record
     assert record.metrics == evaluate(MODEL, (INPUTS + 1, LABELS)).record.metrics
+
+
+def test_a_batch_with_its_number_is_not_taken_for_a_sample():
+    class Numbered(Dataset):
+        def __len__(self):
+            return 3
+
+        def __getitem__(self, place):
+            if place > 2:
+                raise IndexError
+            return INPUTS[20 * place : 20 * place + 20], LABELS[20 * place : 20 * place + 20], place
+
+    with pytest.raises(BatchError, match=r"one sample, or a batch and its number\?"):
+        evaluate(MODEL, DataLoader(Numbered(), batch_size=None), split=lambda batch: batch[:2])

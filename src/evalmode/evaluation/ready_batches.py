@@ -21,6 +21,9 @@ def is_one_sample(item: Any) -> bool:
     The target is the last entry, or what a mapping calls so; where it is called otherwise, a number beside one tensor
     makes a sample.
 
+    Raises:
+        BatchError: it may be either: a number beside tensors of different shapes that are equally long.
+
     Example:
         >>> is_one_sample((torch.zeros(3), 1)), is_one_sample((torch.zeros(3), torch.zeros(3)))
         (True, False)
@@ -31,7 +34,16 @@ def is_one_sample(item: Any) -> bool:
             return _is_single(named[0])
         parts = [leaf for _, leaf in leaves(item)]
         return any(map(_is_single, parts)) and sum(map(_has_rows, parts)) == 1
-    return isinstance(item, tuple | list) and len(item) > 1 and _is_single(item[-1])
+    if not isinstance(item, tuple | list) or len(item) < 2 or not _is_single(item[-1]):
+        return False
+    shapes = {tuple(part.shape) for _, part in leaves(item[:-1]) if _has_rows(part)}
+    if len(shapes) > 1 and len({shape[0] for shape in shapes}) == 1:
+        raise BatchError(
+            f"a loader without batch size gives {describe(item)}: is it one sample, or a batch and its number?",
+            expected="a sample whose last entry is its target, or a batch of tensors with one row per sample",
+            fix="samples: hand over the dataset itself; batches: leave the number out, or give each sample its own",
+        )
+    return True
 
 
 def _is_single(part: object) -> bool:
