@@ -12,14 +12,17 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from tests.evaluation.made_chunks import KINDS, NAMES, bits, chunk_bits, plain_chunk
+from torch import nn
 
 from evalmode.certificate import BadSampleRecord, Environment, EvaluationRecord, MetricRecord, ModelRecord
 from evalmode.errors import MissingExtraError, PredictionsError
 from evalmode.evaluation import predictions
+from evalmode.evaluation.evaluator import evaluate
 from evalmode.evaluation.kept import joined
 from evalmode.evaluation.predictions import read_predictions, write_predictions
 from evalmode.evaluation.samples import Samples
@@ -374,3 +377,36 @@ def test_without_pyarrow_the_extra_is_named(tmp_path, monkeypatch):
     for call in (lambda: write_predictions(tmp_path / "p", evaluation()), lambda: read_predictions(tmp_path / "p")):
         with pytest.raises(MissingExtraError, match=r"pip install 'evalmode\[evaluate\]'"):
             call()
+
+
+def test_probabilities_of_one_class_decide_at_one_half():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 1), nn.Sigmoid())
+    inputs = torch.randn(80, 4)
+    with torch.no_grad():
+        wanted = (model(inputs)[:, 0] > 0.5).long()
+    result = evaluate(model, (inputs, wanted), metrics=["binary accuracy of probabilities"], progress=False)
+    assert result.record.metrics[0].value == 1.0
+    assert result.samples.prediction.tolist() == wanted.tolist()
+
+
+def test_slices_show_the_metric_that_stands_above_them():
+    scores = torch.randn(80, generator=torch.Generator().manual_seed(0))
+    target = (torch.arange(80) % 4 == 0).long()
+    site = ["a" if label else "b" for label in target.tolist()]
+    site[0] = "b"
+    result = evaluate(
+        nn.Identity(),
+        {"x": scores, "labels": target, "site": site},
+        split=lambda batch: (batch["x"], batch["labels"]),
+        metrics=["AUROC", "binary accuracy"],
+        slices="site",
+        progress=False,
+    )
+    part = next(each for each in result.record.slices if each.name == "a")
+    assert [metric.name for metric in part.metrics] == ["binary accuracy"]
+    lines = str(result).splitlines()
+    start = next(number for number, line in enumerate(lines) if "Slices by AUROC" in line)
+    line = next(line for line in lines[start:] if line.split()[:2] in (["site", "a"], ["a", "-"]))
+    assert "-" in line.split()
+    assert "%" not in line

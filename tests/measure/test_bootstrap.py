@@ -2,12 +2,14 @@
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import bootstrap
 
 from evalmode.errors import UsageError
 from evalmode.measure.accuracy import ACCURACY
+from evalmode.measure.auroc import AUROC, auroc_rows
 from evalmode.measure.bootstrap import Resampled, Student, uncertainty
 from evalmode.measure.catalog import METRICS
 from evalmode.measure.log_loss import LOG_LOSS
@@ -93,3 +95,23 @@ def test_the_jackknife_gives_the_standard_error_of_a_mean():
     assert isinstance(found, Student)
     assert found.error == pytest.approx(values.std() / np.sqrt(len(values)), rel=0.2)
     assert found.value == pytest.approx(values.mean())
+
+
+@pytest.mark.parametrize("heavy", [0.0, 5.0])
+def test_parts_of_a_jackknife_are_of_samples_however_many_of_them_are_equal(heavy):
+    draw = np.random.default_rng(0)
+    values = np.where(draw.random(6000) < 0.5, heavy, draw.normal(size=6000))
+    cells = cells_of(values)
+    weights = np.concatenate([*cells.without(200, 0)])
+    assert weights.shape == (200, len(cells.counts))
+    assert set(weights.sum(1)) == {6000 - 30}
+    assert (200 * cells.counts - weights.sum(0) == cells.counts).all()  # each sample is left out once
+
+
+def test_tied_scores_have_an_interval_as_narrow_as_others():
+    draw = np.random.default_rng(0)
+    target = draw.integers(0, 2, 60_000)
+    scores = np.maximum(draw.normal(size=60_000) + 2 * target - 1, 0)
+    record = metric_record(AUROC, auroc_rows(torch.tensor(scores), torch.tensor(target)).numpy())
+    assert record.low < record.value < record.high <= 1
+    assert record.high - record.low < 0.02

@@ -177,3 +177,33 @@ def test_models_with_unusual_tensors_are_compared_too() -> None:
     assert derived.fresh(built)
     model.sparse = torch.diag(torch.tensor([1.0, 2.0, 1.0])).to_sparse()
     assert not derived.fresh(built)
+
+
+class Freezing(nn.Module):
+    """A `train()` of its own that moves no tensor, as a backbone with frozen batch norm has."""
+
+    def __init__(self):
+        super().__init__()
+        self.head, self.norm = nn.Linear(4, 3), nn.BatchNorm1d(4)
+
+    def train(self, mode=True):
+        super().train(mode)
+        self.norm.eval()
+        return self
+
+    def forward(self, inputs):
+        return self.head(self.norm(inputs))
+
+
+@pytest.mark.parametrize("order", [(False, True), (True, False)])
+def test_a_switch_of_its_own_that_moves_nothing_hides_no_training(order):
+    class Built:
+        pass
+
+    model, built = Freezing().train(order[0]), Built()
+    derived.register(model, built)
+    model.train(order[1])
+    assert derived.fresh(built)
+    with torch.no_grad():
+        model.head.weight.add_(1.0)
+    assert not derived.fresh(built)

@@ -148,3 +148,8 @@ def test_what_cannot_be_compared_is_refused() -> None:
     with pytest.raises(UsageError, match="without data"):
         demand_data(None)
     demand_data([1])
+
+
+@pytest.mark.parametrize("shape", [(4, 1), (4, 1, 6, 6), (4, 6, 1)])
+def test_one_channel_is_no_decision(shape):
+    assert decisions_of(torch.randn(shape)) is None

@@ -169,9 +169,11 @@ def predictions(batch: Answered, chosen: tuple[Chosen, ...]) -> Tensor | None:
         return batch.predicted
     if batch.scores is None:
         return None
-    names = {metric.metric.name if metric.metric is not None else metric.name for metric in chosen}
-    if any(name.startswith("binary ") for name in names) and batch.scores.numel() == batch.size:
-        return (batch.scores.reshape(batch.size) > 0).long()
+    names = {metric.metric.name if metric.metric is not None else "" for metric in chosen}
+    binary = [name for name in names if name.startswith("binary ")]
+    if binary and batch.scores.numel() == batch.size:
+        least = 0.5 if all("of probabilities" in name for name in binary) else 0.0
+        return (batch.scores.reshape(batch.size) > least).long()
     target = batch.target_tensor
     labels = target is not None and not target.is_floating_point() and target.numel() == batch.size
     if (

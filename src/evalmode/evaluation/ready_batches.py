@@ -36,7 +36,8 @@ def is_one_sample(item: Any) -> bool:
         return any(map(_is_single, parts)) and sum(map(_has_rows, parts)) == 1
     if not isinstance(item, tuple | list) or len(item) < 2 or not _is_single(item[-1]):
         return False
-    shapes = {tuple(part.shape) for _, part in leaves(item[:-1]) if _has_rows(part)}
+    found = [part for _, part in leaves(item[:-1])]
+    shapes = {tuple(part.shape) for part in found if isinstance(part, torch.Tensor | np.ndarray) and part.ndim}
     if len(shapes) > 1 and len({shape[0] for shape in shapes}) == 1:
         raise BatchError(
             f"a loader without batch size gives {describe(item)}: is it one sample, or a batch and its number?",

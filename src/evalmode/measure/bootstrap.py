@@ -246,8 +246,7 @@ def _jackknife(cells: Cells, figures: Figures, seed: int) -> Student | str:
 
     Source: Shao and Tu, "The Jackknife and Bootstrap" (1995), section 2.3.
     """
-    kinds = cells.units if cells.cluster is not None else len(cells.counts)
-    groups = min(kinds, max(GROUPS[0], min(GROUPS[1], JACKKNIFE_WORK // _cost(cells))))
+    groups = min(cells.units, max(GROUPS[0], min(GROUPS[1], JACKKNIFE_WORK // _cost(cells))))
     with np.errstate(all="ignore"):
         value = float(figures(cells.rows, cells.counts[None, :])[0])
         without = np.concatenate([figures(cells.rows, part) for part in cells.without(groups, seed)])

@@ -51,12 +51,18 @@ class Cells:
     def without(self, groups: int, seed: int) -> Iterator[NDArray[np.int64]]:
         """Weights `(R, U)` that leave out one of `groups` parts of about equal size, each in turn, in chunks of R."""
         cells = len(self.counts)
-        number = self.units if self.cluster is not None else cells
-        part = np.random.default_rng(seed).permutation(number) % groups
-        step = max(1, CHUNK // cells)
+        part = np.random.default_rng(seed).permutation(self.units) % groups
+        cell = np.repeat(np.arange(cells), self.counts)
+        step = max(1, CHUNK // max(cells, self.units))
         for start in range(0, groups, step):
-            kept = part[None, :] != np.arange(start, min(start + step, groups))[:, None]
-            yield self._spread(kept.astype(np.int64)) if self.cluster is not None else kept * self.counts
+            stop = min(start + step, groups)
+            if self.cluster is not None:
+                kept = part[None, :] != np.arange(start, stop)[:, None]
+                yield self._spread(kept.astype(np.int64))
+                continue
+            out = np.flatnonzero((part >= start) & (part < stop))
+            left_out = np.bincount((part[out] - start) * cells + cell[out], minlength=(stop - start) * cells)
+            yield self.counts - left_out.reshape(stop - start, cells)
 
     def without_one(self) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
         """Weights `(R, U)` that leave out one unit, each kind of unit in turn, and how many there are of it, `(R,)`."""

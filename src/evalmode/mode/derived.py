@@ -8,6 +8,7 @@ model looks whether they still agree. Nothing is held alive, and nothing is look
 from __future__ import annotations
 
 import contextlib
+import copy
 import hashlib
 import threading
 import weakref
@@ -34,6 +35,7 @@ class _Link:
     model: weakref.ref[nn.Module]
     contents: bytes
     modes: tuple[bool, ...]
+    """Of the modules whose switch moves tensors; empty where none does."""
 
 
 class _Unchecked(threading.local):
@@ -57,10 +59,9 @@ def register(model: nn.Module, predictor: object) -> None:
         >>> fresh(built)
         False
     """
-    key = id(predictor)
-    _links[key] = _Link(
-        weakref.ref(predictor, lambda _: _links.pop(key, None)), weakref.ref(model), _contents(model), _modes(model)
-    )
+    key, contents = id(predictor), _contents(model)
+    modes = _modes(model) if _switch_moves_tensors(model, contents) else ()
+    _links[key] = _Link(weakref.ref(predictor, lambda _: _links.pop(key, None)), weakref.ref(model), contents, modes)
 
 
 def unregister(predictor: object) -> None:
@@ -121,7 +122,23 @@ def staleness_unchecked() -> Iterator[None]:
 
 def _agrees(link: _Link) -> bool:
     model = link.model()
-    return model is None or _modes(model) != link.modes or _contents(model) == link.contents
+    if model is None or (link.modes and _modes(model) != link.modes):
+        return True
+    return _contents(model) == link.contents
+
+
+def _switch_moves_tensors(model: nn.Module, contents: bytes) -> bool:
+    """Whether its own `train()` and `eval()` change its tensors, as an adapter's do that merges: tried on a copy.
+
+    True too where it cannot be tried.
+    """
+    if not _modes(model):
+        return False
+    try:
+        other = copy.deepcopy(model)
+        return any(_contents(other.train(mode)) != contents for mode in (True, False))
+    except Exception:  # noqa: BLE001 - whatever a module raises that cannot be copied or switched
+        return True
 
 
 def _modes(model: nn.Module) -> tuple[bool, ...]:

@@ -62,7 +62,8 @@ def demand_data(data: object) -> None:
 def decisions_of(outputs: Tensor) -> Tensor | None:
     """The decisions that scores stand for: the best class, of every position where there are several.
 
-    Whole numbers are decisions themselves. None for one number a sample, which may be a value as well as a score.
+    Whole numbers are decisions themselves. None for one number a sample or a position, which may be a value as well as
+    a score.
 
     Shapes: `(N, C)` gives `(N,)`, `(N, T, C)` `(N, T)`, `(N, C, H, W)` `(N, H, W)`.
 
@@ -74,9 +75,10 @@ def decisions_of(outputs: Tensor) -> Tensor | None:
         return None
     if not outputs.is_floating_point():
         return outputs
-    if outputs.dim() < 2 or (outputs.dim() == 2 and outputs.shape[1] < 2):
+    axis = -1 if outputs.dim() == 3 else 1
+    if outputs.dim() < 2 or outputs.shape[axis] < 2:
         return None
-    return outputs.argmax(-1 if outputs.dim() == 3 else 1)
+    return outputs.argmax(axis)
 
 
 def samples_needed(tolerance: Tolerance, candidates: int = 1) -> int:

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from rich.cells import cell_len
 from rich.text import Text
 
-from evalmode.certificate import EvaluationRecord, MetricRecord, SliceRecord
+from evalmode.certificate import EvaluationRecord, MetricRecord
 from evalmode.terminal.layout import Look, displayable, duration, ends, entry, look, plural, render
 
-__all__ = ["evaluation_lines", "evaluation_text", "metric_texts"]
+__all__ = ["evaluation_lines", "evaluation_text", "metric_texts", "slice_heading"]
 
 _SLICES = 12  # shown; the record has all
 
@@ -39,7 +39,7 @@ def evaluation_text(
     shape = look(width=width, color=color)
     lines = evaluation_lines(record, shape)
     if record.slices:
-        lines += [Text(), *_slice_lines(record.slices, shape)]
+        lines += [Text(), *_slice_lines(record, shape)]
     for heading, texts in (("Inferred", inferred), ("Notes", record.notes)):
         if texts:
             lines += [Text(), *entry(Text(heading, style="bold"), 10, "; ".join(texts), shape)]
@@ -53,8 +53,14 @@ def evaluation_text(
     return render(lines, shape)
 
 
-def _slice_lines(slices: Sequence[SliceRecord], shape: Look) -> list[Text]:
-    first = next((part.metrics[0].name for part in slices if part.metrics), "")
+def slice_heading(record: EvaluationRecord) -> str:
+    """The name of the first metric of an evaluation that any of its slices has."""
+    known = {metric.name for part in record.slices for metric in part.metrics}
+    return next((metric.name for metric in record.metrics if metric.name in known), "")
+
+
+def _slice_lines(record: EvaluationRecord, shape: Look) -> list[Text]:
+    slices, first = record.slices, slice_heading(record)
     lines = [Text.assemble((f"Slices by {first}, worst first", "bold"))]
     names = [
         displayable(f"{part.by} {part.name}" if part.name != part.by else part.name, unicode=shape.unicode)
@@ -62,7 +68,8 @@ def _slice_lines(slices: Sequence[SliceRecord], shape: Look) -> list[Text]:
     ]
     width = min(max((cell_len(name) for name in names[:_SLICES]), default=0), max(shape.width - 50, 12))
     for name, part in list(zip(names, slices, strict=True))[:_SLICES]:
-        value, between = metric_texts(part.metrics[0]) if part.metrics else ("-", "")
+        figure = next((metric for metric in part.metrics if metric.name == first), None)
+        value, between = metric_texts(figure) if figure is not None else ("-", "")
         tail = [between.ljust(14), plural(part.samples, "sample", "samples")]
         if part.p_value is not None:
             tail.append(f"p {part.p_value:.2g}" if part.p_value >= 1e-4 else "p < 0.0001")

@@ -13,12 +13,11 @@ from evalmode.certificate import (
     MetricRecord,
     ModelRecord,
     OptimizationRecord,
-    SliceRecord,
 )
 from evalmode.clause import Verdict
 from evalmode.errors import UsageError
 from evalmode.finding import Severity
-from evalmode.terminal.evaluations import metric_texts
+from evalmode.terminal.evaluations import metric_texts, slice_heading
 from evalmode.terminal.layout import displayable, plural
 from evalmode.terminal.plans import byte_size, plan_cell
 
@@ -199,7 +198,7 @@ def _test_set(subject: str, record: EvaluationRecord) -> list[str]:
     if said:
         lines += ["", *(f"- {_item(sentence)}" for sentence in said)]
     if record.slices:
-        lines += ["", "#### Slices, worst first", "", *_slices(record.slices)]
+        lines += ["", "#### Slices, worst first", "", *_slices(record)]
     return lines
 
 
@@ -212,11 +211,12 @@ def _metric(metric: MetricRecord) -> tuple[str, str, str, str]:
     return markdown_text(metric.name), value, markdown_text(interval), count
 
 
-def _slices(slices: Sequence[SliceRecord]) -> list[str]:
-    first = next((part.metrics[0].name for part in slices if part.metrics), "figure")
+def _slices(record: EvaluationRecord) -> list[str]:
+    slices, first = record.slices, slice_heading(record) or "figure"
     rows = []
     for part in slices[:_SLICES]:
-        value, between = metric_texts(part.metrics[0]) if part.metrics else ("", "")
+        figure = next((metric for metric in part.metrics if metric.name == first), None)
+        value, between = metric_texts(figure) if figure is not None else ("", "")
         name = part.name if part.name == part.by else f"{part.by} {part.name}"
         chance = "" if part.p_value is None else "< 0.0001" if part.p_value < 1e-4 else f"{part.p_value:.2g}"
         rows.append(
