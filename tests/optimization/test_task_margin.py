@@ -9,7 +9,16 @@ from scipy.stats import beta
 
 from evalmode.errors import UsageError
 from evalmode.measure.metric import Aggregate
-from evalmode.optimization.task_margin import Answers, Figure, decisions_of, demand_data, samples_needed, verify_task
+from evalmode.optimization.task_data import task_data
+from evalmode.optimization.task_margin import (
+    LEFT_OUT,
+    Answers,
+    Figure,
+    decisions_of,
+    demand_data,
+    samples_needed,
+    verify_task,
+)
 from evalmode.optimization.tolerance import Tolerance
 
 TASK = Tolerance("task")
@@ -153,3 +162,48 @@ def test_what_cannot_be_compared_is_refused() -> None:
 @pytest.mark.parametrize("shape", [(4, 1), (4, 1, 6, 6), (4, 6, 1)])
 def test_one_channel_is_no_decision(shape):
     assert decisions_of(torch.randn(shape)) is None
+
+
+@pytest.mark.parametrize("samples", [1, 4, 148])
+def test_a_figure_that_moves_nowhere_says_nothing_of_few_samples(samples):
+    same = Answers(None, {"hit": Figure(np.ones(samples), Aggregate.MEAN, True)})
+    found = verify_task(same, same, Tolerance("task"))
+    assert not found.accepted
+    assert f"moves on none of {samples} samples, of which 149 would tell" in found.reason
+
+
+def test_a_figure_that_moves_nowhere_is_taken_from_enough_samples():
+    same = Answers(None, {"hit": Figure(np.ones(149), Aggregate.MEAN, True)})
+    assert verify_task(same, same, Tolerance("task")).accepted
+
+
+def test_what_does_not_count_dilutes_no_share_of_changed_decisions():
+    plain = torch.zeros(400, 10, dtype=torch.int64)
+    plain[:, 1:] = LEFT_OUT
+    changed = plain.clone()
+    changed[:40, 0] = 1
+    found = verify_task(Answers(plain), Answers(changed), Tolerance("task"))
+    assert not found.accepted
+    assert "10 % of decisions change" in found.reason
+
+
+def test_batches_of_different_lengths_and_ignored_positions_are_compared():
+    draw = torch.Generator().manual_seed(0)
+    batches = [(torch.randn(200, length, 5, generator=draw), torch.zeros(200, length).long()) for length in (4, 7)]
+    batches[1][1][:, 2:] = -100
+    data = task_data(batches, None, lambda scores: scores)
+    assert data.plain.decisions.shape == (400, 7)
+    assert int((data.plain.decisions == LEFT_OUT).sum()) == 200 * 3 + 200 * 5
+    assert verify_task(data.plain, data.answers(lambda scores: scores), Tolerance("task")).accepted
+    assert not verify_task(data.plain, data.answers(lambda scores: -scores), Tolerance("task")).accepted
+
+
+@pytest.mark.parametrize("spoil", [lambda x: -x, lambda x: x * torch.nan, lambda x: x * 1.2, lambda x: x[:, :1]])
+def test_outputs_that_decide_nothing_are_compared_too(spoil):
+    scores = torch.randn(400, 5, generator=torch.Generator().manual_seed(0))
+    data = task_data((scores, None), None, lambda x: {"logits": x, "boxes": 3 * x})
+    near = data.answers(lambda x: {"logits": x, "boxes": (3 * x).bfloat16().float()})
+    assert verify_task(data.plain, near, Tolerance("task")).accepted
+    found = verify_task(data.plain, data.answers(lambda x: {"logits": x, "boxes": spoil(3 * x)}), Tolerance("task"))
+    assert not found.accepted
+    assert "boxes" in found.reason

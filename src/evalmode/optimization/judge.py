@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from evalmode.backends.backend import Chunk
+from evalmode.errors import BackendError
 from evalmode.observe.wide import WideUnsupportedError
 from evalmode.optimization.companions import require_own_answers
 from evalmode.optimization.probes import LEAST, probe_samples
@@ -67,7 +68,10 @@ class Judge:
         """Whether what runs executions of these sizes gives the model's answers, or answers the task as well."""
         if self.task is None or predictor is None:
             return verify(runs, self.reference, self.tolerance)
-        answers = self.task.answers(predictor.predict)
+        try:
+            answers = self.task.answers(predictor.predict)
+        except BackendError as error:
+            return Verification(accepted=False, reason=f"fails on the data of the task: {error.got}")
         return verify_task(self.task.plain, answers, self.tolerance, candidates=self.candidates)
 
     def instability(self, runs: Mapping[int, Run]) -> str:

@@ -14,11 +14,12 @@ from evalmode.measure.catalog import METRICS, metric_named
 from evalmode.measure.metric import Aggregate, Metric
 from evalmode.observe.batching import find_batch_axis
 from evalmode.observe.tree import describe, map_tensors, tensor_leaves
-from evalmode.optimization.task_margin import Answers, Figure, decisions_of, demand_data
+from evalmode.optimization.task_margin import LEFT_OUT, Answers, Figure, decisions_of, demand_data
 
 __all__ = ["TaskData", "task_data"]
 
 _MOST_SAMPLES = 4096
+_IGNORED = -100  # as a target: torch.nn.functional.cross_entropy leaves it out
 
 
 @dataclass(frozen=True)
@@ -126,14 +127,19 @@ def _answers(
 ) -> Answers:
     decisions: list[Tensor] = []
     values: dict[str, list[Tensor]] = {metric.name: [] for metric in metrics}
+    others: dict[str, Tensor] = {}
     decided = True
-    for inputs, target in batches:
+    for number, (inputs, target) in enumerate(batches):
         with torch.no_grad():
-            outputs = _main(predict(inputs)).cpu()
+            given = predict(inputs)
+            main = _main(given)
+            outputs = main.cpu()
+        if not number:
+            others = {path: leaf.cpu() for path, leaf in tensor_leaves(given) if leaf is not main}
         found = decisions_of(outputs)
         decided = decided and found is not None
         if found is not None:
-            decisions.append(found)
+            decisions.append(_counted(found, target))
         for metric in metrics:
             if target is None:
                 raise UsageError(f"{metric.name} needs a target, and the data have none", expected="(inputs, target)")
@@ -142,7 +148,29 @@ def _answers(
         metric.name: Figure(torch.cat(values[metric.name]).cpu().numpy(), metric.aggregate, metric.higher_is_better)
         for metric in metrics
     }
-    return Answers(torch.cat(decisions) if decided and decisions else None, figures)
+    return Answers(_of_one_length(decisions) if decided and decisions else None, figures, others)
+
+
+def _counted(decisions: Tensor, target: Tensor | None) -> Tensor:
+    """Decisions without those that the target ignores."""
+    if target is None or target.shape != decisions.shape or target.is_floating_point():
+        return decisions
+    ignored = target.cpu() == _IGNORED
+    return decisions.long().masked_fill(ignored, LEFT_OUT) if bool(ignored.any()) else decisions
+
+
+def _of_one_length(decisions: list[Tensor]) -> Tensor:
+    """Those of batches of different lengths beside each other, filled up with what does not count."""
+    shapes = {each.shape[1:] for each in decisions}
+    if len(shapes) == 1:
+        return torch.cat(decisions)
+    longest = [max(lengths) for lengths in zip(*shapes, strict=True)]
+    filled = []
+    for each in decisions:
+        whole = torch.full((len(each), *longest), LEFT_OUT)
+        whole[tuple(slice(length) for length in each.shape)] = each.long()
+        filled.append(whole)
+    return torch.cat(filled)
 
 
 def _main(outputs: Any) -> Tensor:

@@ -18,7 +18,11 @@ from evalmode.measure.metric import Aggregate
 from evalmode.optimization.tolerance import Tolerance
 from evalmode.optimization.verification import Verification
 
-__all__ = ["Answers", "Figure", "decisions_of", "demand_data", "samples_needed", "verify_task"]
+__all__ = ["LEFT_OUT", "Answers", "Figure", "decisions_of", "demand_data", "samples_needed", "verify_task"]
+
+LEFT_OUT = torch.iinfo(torch.int64).min
+"""In place of a decision that does not count: what fills a sequence up, and what its target ignores."""
+_NEAR = 0.05  # of an output's size, in the root of squares: what reduced precision does to values that decide nothing
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -37,11 +41,15 @@ class Figure:
 class Answers:
     """What a model answered on the user's data: a decision for each sample, and its metrics by name.
 
-    Shapes: `decisions` `(N, ...)`, of whole numbers; several decisions a sample count as a share of it.
+    `others` are the outputs of the first batch that neither decide nor are measured, by name.
+
+    Shapes: `decisions` `(N, ...)`, of whole numbers; several decisions a sample count as a share of it, without those
+    that are `LEFT_OUT`.
     """
 
     decisions: Tensor | None
     figures: Mapping[str, Figure] = dataclasses.field(default_factory=dict)
+    others: Mapping[str, Tensor] = dataclasses.field(default_factory=dict)
 
 
 def demand_data(data: object) -> None:
@@ -131,11 +139,20 @@ def verify_task(plain: Answers, candidate: Answers, tolerance: Tolerance, *, can
         if len(figure.values) != len(other.values):
             raise UsageError(f"{name} has {len(figure.values)} values of the one and {len(other.values)} of the other")
         count = max(count, len(figure.values))
+        if _never_differ(figure, other) and len(figure.values) < (needed := samples_needed(tolerance, candidates)):
+            margin = math.inf
+            faults.append(f"{name} moves on none of {len(figure.values)} samples, of which {needed} would tell")
+            continue
         loss = _loss_bound(figure, other, level)
         margin = max(margin, loss / max(tolerance.metric_loss, 1e-12)) if math.isfinite(loss) else math.inf
         text = f"{name} loses at most {100 * loss:.2g} %" if math.isfinite(loss) else f"{name} is not finite"
         (said if loss <= tolerance.metric_loss else faults).append(text)
     allowed = f" (allowed {100 * tolerance.decisions:g} % and {100 * tolerance.metric_loss:g} %)"
+    faults += [
+        f"output {name} is off by {100 * far:.2g} % of its size (allowed {100 * _NEAR:g} %)"
+        for name, values in plain.others.items()
+        if (far := _distance(values, candidate.others.get(name))) > _NEAR
+    ]
     return Verification(
         accepted=not faults,
         reason="; ".join(faults or said) + (allowed if faults else f" at {100 * tolerance.confidence:g} % confidence"),
@@ -153,7 +170,35 @@ def _changed_shares(plain: Tensor, candidate: Tensor) -> Tensor:
             f"decisions of shape {tuple(candidate.shape)} against {tuple(plain.shape)}",
             expected="the same shape (N, ...), with at least one sample",
         )
-    return (plain.cpu() != candidate.cpu()).reshape(len(plain), -1).double().mean(1)
+    counted = (plain != LEFT_OUT).cpu().reshape(len(plain), -1)
+    changed = (plain.cpu() != candidate.cpu()).reshape(len(plain), -1) & counted
+    kept = counted.any(1)
+    if not bool(kept.any()):
+        raise UsageError("the data hold no decision that counts", expected="targets that do not ignore all positions")
+    return changed[kept].double().sum(1) / counted[kept].double().sum(1)
+
+
+def _never_differ(plain: Figure, candidate: Figure) -> bool:
+    """Whether a figure that is no proportion is moved alike in all samples: then nothing tells how it scatters."""
+    if plain.aggregate is Aggregate.PROPORTION:
+        return False
+    lost = candidate.values.astype(np.float64) - plain.values.astype(np.float64)
+    return bool((lost == lost[0]).all()) if len(lost) else False
+
+
+def _distance(plain: Tensor, candidate: Tensor | None) -> float:
+    """The root of the squared differences over that of the values; infinite where another kind of value stands."""
+    if candidate is None or candidate.shape != plain.shape:
+        return math.inf
+    if not plain.is_floating_point() and not plain.is_complex():
+        return float((plain != candidate).double().mean()) if plain.numel() else 0.0
+    one, other = plain.to(torch.complex128), candidate.to(torch.complex128)
+    finite = one.isfinite()
+    if not torch.equal(finite, other.isfinite()):
+        return math.inf
+    size = float(one[finite].abs().square().sum().sqrt())
+    gap = float((one[finite] - other[finite]).abs().square().sum().sqrt())
+    return gap / size if size else gap
 
 
 def _share_bound(shares: Tensor, level: float) -> float:
