@@ -154,3 +154,31 @@ def test_saving_where_it_cannot_be_written_is_the_users_mistake(tmp_path):
     result = evalmode.evaluate(torch.nn.Linear(3, 3), (torch.eye(3), torch.arange(3)), progress=False)
     with pytest.raises(UsageError, match="cannot write"):
         result.save(tmp_path / ("x" * 300))
+
+
+def test_another_tasks_data_brings_its_split_and_metrics(task_folder, capsys):
+    other = Path("task.py").read_text(encoding="utf-8") + (
+        "\n\ndef split(batch):\n    inputs, target = batch\n    return inputs, target * 0\n"
+        "\n\ndef first_class(outputs, target):\n    return (outputs.argmax(1) == target).float()\n"
+        "\n\nmetrics = {'share of the first class': first_class}\n"
+    )
+    Path("other.py").write_text(other, encoding="utf-8")
+    assert main(["evaluate", "task.py", "--data", "other.py", "--format", "json"]) == 0
+    across = record_of(capsys.readouterr().out).metrics
+    assert [metric.name for metric in across] == ["share of the first class"]
+    assert main(["evaluate", "other.py", "--format", "json"]) == 0
+    assert record_of(capsys.readouterr().out).metrics == across
+
+
+def test_a_metric_of_the_tasks_own_goes_before_the_catalogs(task_folder, capsys):
+    own = "\n\ndef half(outputs, target):\n    return 0.5 + 0 * outputs[:, 0]\n"
+    own += "\n\nmetrics = {'accuracy': half, 'mine': half}\n"
+    Path("own.py").write_text(Path("task.py").read_text(encoding="utf-8") + own, encoding="utf-8")
+    for names, wanted in ((["accuracy"], {"accuracy": 0.5}), (["mine"], {"mine": 0.5})):
+        command = ["evaluate", "own.py", "--format", "json"]
+        for name in (*names, "top-2 accuracy"):
+            command += ["--metric", name]
+        assert main(command) == 0
+        found = {metric.name: metric.value for metric in record_of(capsys.readouterr().out).metrics}
+        assert found.pop("top-2 accuracy") is not None
+        assert found == wanted

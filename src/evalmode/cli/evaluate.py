@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -118,7 +119,8 @@ def evaluate_task(
     model, rows, options = _loaded(target, data, weights, device, defaults, allow_native=allow_native)
     defaults.say_used()
     if metrics:
-        options["metrics"] = list(metrics)
+        own = options.get("metrics", getattr(model, "metrics", None))
+        options["metrics"] = _named(metrics, own)
     with users_code():
         evaluation = evaluate(
             model,
@@ -194,7 +196,16 @@ def _loaded(
             return task, None, {"device": device}
         if data.endswith(".parquet"):
             return task.model, data, options
-        return task.model, _test_data(load_seeded(data, None)), options
+        other = load_seeded(data, None)
+        options |= {name: part for name, part in _parts(other, forward=False).items() if part is not None}
+        return task.model, _test_data(other), options
+
+
+def _named(metrics: list[str], own: object) -> Any:
+    """The metrics of these names: the task's own where it has them, else those of the catalog."""
+    if isinstance(own, Mapping) and any(name in own for name in metrics):
+        return {name: own.get(name, name) for name in metrics}
+    return list(metrics)
 
 
 def _parts(task: Task, *, forward: bool) -> dict[str, Any]:
