@@ -264,3 +264,14 @@ def test_holm_is_that_of_statsmodels(p_values):
 def test_holm_refuses_what_is_no_p_value():
     with pytest.raises(UsageError, match="p-values"):
         holm([0.5, math.nan])
+
+
+@pytest.mark.parametrize(("samples", "margin"), [(1, 0.75), (3, 0.5), (9, 0.25), (133, 0.02), (149, 0.02)])
+def test_equal_decisions_claim_no_more_than_their_number_shows(samples, margin):
+    same = np.ones(samples, bool)
+    found = paired(ACCURACY, same, same, margin=margin)
+    chance = (1 - margin) ** samples
+    assert found.equivalence_p >= chance
+    assert found.non_inferiority_p >= chance
+    assert found.equivalent == (samples == 149)
+    assert found.p_value == 1.0

@@ -106,7 +106,9 @@ def paired(
     else:
         found = _resampled(metric, rows_a, rows_b, clusters)
     interval, least = _interval(found, confidence), 0.0
-    if not test:
+    if test and margin is not None:
+        least = max(0.0, 1 - margin) ** len(rows_a)  # of no disagreement, were that share of the decisions worse
+    elif not test:
         least = 0.5 ** _differing(rows_a, rows_b, clusters)
         p_value, test = _inverted(found, interval.method, least)
     return Paired(
