@@ -12,7 +12,7 @@ from torch import nn
 
 import evalmode
 from evalmode.errors import JournalError
-from evalmode.evaluation.identity import described
+from evalmode.evaluation.identity import described, model_identity
 
 
 def within(most):
@@ -284,3 +284,38 @@ def test_values_without_attributes_are_told_apart():
     ]
     for one, other in pairs:
         assert described(functools.partial(within, one)) != described(functools.partial(within, other)), one
+
+
+class Tempered(nn.Module):
+    scale = 1.0
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.head, self.temperature, self.calls, self.warm = nn.Linear(4, 3), 1.0, 0, False
+
+    def forward(self, inputs):
+        self.calls += 1
+        self.warm = True
+        return self.head(inputs) / self.temperature
+
+
+class Doubled(Tempered):
+    def forward(self, inputs):
+        return 2 * super().forward(inputs)
+
+
+def test_a_models_code_and_numbers_belong_to_it_and_its_counters_do_not():
+    def of(model):
+        return model_identity(model, model)["model"]
+
+    model = Tempered().eval()
+    before = of(model)
+    model(torch.zeros(1, 4))
+    assert of(model) == before == of(Tempered())
+    model.temperature = 2.0
+    assert of(model) != before
+
+    assert of(Doubled()) != before
+    assert "code" not in of(nn.Linear(4, 3))
+    assert of(nn.Sequential(Tempered())) != of(nn.Sequential(Doubled()))

@@ -303,9 +303,9 @@ def _size(part: object) -> str:
 
 
 def _equal_bits(then: object, here: object) -> bool:
-    """Equal, NaN and NaN too."""
+    """Equal; what was not finite is NaN once it was written, and equals all that is not finite."""
     if isinstance(then, float) and isinstance(here, float) and math.isnan(then):
-        return math.isnan(here)
+        return not math.isfinite(here)
     return then == here
 
 

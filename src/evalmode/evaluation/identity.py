@@ -43,7 +43,9 @@ def model_identity(model: Any, module: nn.Module | None) -> dict[str, str]:
         return {"model": f"{type(model).__qualname__} {_code_of_class(type(model))}", "plan": "its own"}
     forward = model._forward if isinstance(model, ModulePredictor) else None  # noqa: SLF001 - the rule it was made with
     called = "" if forward is None else f", called by {described(forward)}"
-    return {"model": f"{type(module).__name__} {fingerprint(module)}", "plan": f"plain eval(){called}"}
+    own = _own_code(module)
+    weights = f"{type(module).__name__} {fingerprint(module)}"
+    return {"model": f"{weights}{f', code {own}' if own else ''}", "plan": f"plain eval(){called}"}
 
 
 def data_identity(source: Source) -> str:
@@ -172,6 +174,40 @@ def _code_of_class(kind: type) -> str:
             if isinstance(function, types.FunctionType):
                 digest.update(name.encode() + code_bytes(function.__code__) + _bound(function, (kind,)).encode())
     return digest.hexdigest()[:12]
+
+
+def _own_code(module: nn.Module) -> str:
+    """A digest of the user's own code in the classes of a model, and of the numbers and texts that its modules hold.
+
+    Whole numbers and flags are left out: a model may count its calls. Installed packages are told by their weights.
+    """
+    digest, seen, found = hashlib.sha256(), set(), False
+    for name, part in module.named_modules():
+        bases = [base for base in type(part).__mro__ if _functions_of_the_user(base)]
+        if not bases:
+            continue
+        found = True
+        held = sorted((key, value) for key, value in vars(part).items() if isinstance(value, float | str))
+        digest.update(f"{name} {type(part).__qualname__} {held!r}".encode())
+        for base in bases:
+            if base not in seen:
+                seen.add(base)
+                plain = {key: value for key, value in vars(base).items() if isinstance(value, float) and key[:1] != "_"}
+                digest.update(repr(sorted(plain.items())).encode())
+                for key, function in _functions_of_the_user(base):
+                    digest.update(key.encode() + code_bytes(function.__code__) + _bound(function, (base,)).encode())
+    return digest.hexdigest()[:12] if found else ""
+
+
+def _functions_of_the_user(kind: type) -> list[tuple[str, types.FunctionType]]:
+    functions = ((name, getattr(part, "__func__", part)) for name, part in sorted(vars(kind).items()))
+    return [
+        (name, function)
+        for name, function in functions
+        if isinstance(function, types.FunctionType)
+        and is_user_file(function.__code__.co_filename)
+        and not is_installed(function.__code__.co_filename)
+    ]
 
 
 def _names_in_libraries(kind: type) -> frozenset[str]:
