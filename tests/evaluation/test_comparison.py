@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -511,3 +512,28 @@ def test_r_squared_is_found_under_the_name_that_keyboards_have() -> None:
         nn.Linear(4, 1), nn.Linear(4, 1), data=(inputs, inputs.sum(1)), metric="R2", progress=False
     )
     assert [effect.metric for effect in found.effects] == ["R\u00b2"]
+
+
+class Sure(nn.Module):
+    """Probabilities, or none at all for the class of the first sample."""
+
+    def __init__(self, wrong):
+        super().__init__()
+        self.wrong = wrong
+
+    def forward(self, inputs):
+        shares = torch.softmax(inputs, 1)
+        none = torch.tensor([0.0, 0.5, 0.5])
+        return torch.where(inputs[:, :1] == 7, none, shares) if self.wrong else shares
+
+
+@pytest.mark.parametrize("wrong", [0, 1])
+def test_a_loss_that_is_infinite_is_worse_than_one_that_is_not(wrong):
+    inputs = torch.randn(100, 3, generator=torch.Generator().manual_seed(0))
+    inputs[0, 0] = 7
+    target = torch.arange(100) % 3
+    models = [Sure(wrong=number == wrong) for number in (0, 1)]
+    found = evalmode.compare(*models, data=(inputs, target), metric="log loss of probabilities", progress=False)
+    assert math.isinf(found.effects[0].effect)
+    assert found.ok == (wrong == 0)
+    assert ("WORSE" in str(found)) == (wrong == 1)

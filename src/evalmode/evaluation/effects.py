@@ -186,6 +186,8 @@ def adjusted(effects: Sequence[Effect], level: float) -> tuple[Effect, ...]:
 
 
 def _outcome(effect: Effect, chance: float | None, level: float) -> Outcome:
+    if chance is None and math.isinf(effect.effect) and effect.higher_is_better is not None:
+        return Outcome.BETTER if (effect.effect > 0) is effect.higher_is_better else Outcome.WORSE
     if chance is None:
         return Outcome.UNTESTED
     if chance >= level or effect.effect == 0:
