@@ -411,3 +411,31 @@ def test_the_given_model_and_the_streams_stay_as_they_are() -> None:
     verify({4: run_of(model)}, truth)
     assert torch.equal(stream, torch.get_rng_state())
     assert all(torch.equal(value, model.state_dict()[name]) for name, value in before.items())
+
+
+def test_a_tie_in_one_output_pardons_no_other_one() -> None:
+    class Dense(nn.Module):
+        """Scores of many pixels, and the class of each: among so many, some are near a tie."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.scores = nn.Conv2d(1, 2, 3, padding=1)
+            with torch.no_grad():
+                self.scores.weight[1] = self.scores.weight[0] * (1 + 1e-6 * torch.randn(1, 3, 3))
+                self.scores.bias[1] = self.scores.bias[0]
+
+        def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+            scores = self.scores(x)
+            return scores, scores.argmax(1)
+
+    torch.manual_seed(0)
+    model = Dense().eval()
+    truth = reference(model, (torch.randn(8, 1, 24, 24),), output_axes=(0, 0), sizes=(1, 2, 8))
+
+    def wrong_for_large_inputs(x: Tensor):
+        scores, chosen = model(x)
+        large = x.abs().amax((1, 2, 3), keepdim=True) > 20
+        return torch.where(large, 1.5 * scores, scores), torch.where(large[:, 0], 1 - chosen, chosen)
+
+    assert accepted(model, truth, 4)
+    assert not accepted(wrong_for_large_inputs, truth, 4)

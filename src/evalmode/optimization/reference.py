@@ -38,8 +38,8 @@ class Reference:
     `parts` are the samples that were evaluated; `leaves` the outputs, whose rows are those samples one part after
     another. `exact` says that the answers are fp64; otherwise they are plain fp32 of one size, and `notes` says why.
     `moving` names outputs that belong to no sample and yet change with the batch. `sizes` are those at which the plain
-    model was run. `jumps(part, position)` tells whether the plain model takes another branch at a sample in one of
-    several runs whose results are moved by a rounding.
+    model was run. `jumps(part, position)` names the leaves in which the plain model takes another branch at a sample in
+    one of several runs whose results are moved by a rounding.
     """
 
     parts: tuple[Samples, ...]
@@ -48,7 +48,7 @@ class Reference:
     sizes: tuple[int, ...]
     moving: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
-    jumps: Callable[[int, int], bool] = lambda part, position: False
+    jumps: Callable[[int, int], frozenset[int]] = lambda part, position: frozenset()
 
     def __len__(self) -> int:
         return sum(map(len, self.parts))
@@ -231,13 +231,15 @@ def _take_plain_runs(
                 leaf.add_run(found, moved=run is noisy)
 
 
-def _jumps(plain: Plain, reference: Reference, seed: int, part: int, position: int) -> bool:
-    """Whether a sample takes another branch in one of `_AGAIN` runs with every result moved by a rounding."""
+def _jumps(plain: Plain, reference: Reference, seed: int, part: int, position: int) -> frozenset[int]:
+    """The leaves in which a sample takes another branch in one of `_AGAIN` runs, results being moved by a rounding."""
     size = min(reference.sizes)
+    jumping: set[int] = set()
+    divided = {number for number, leaf in enumerate(reference.leaves) if leaf.axis is not None}
     for again in range(1, _AGAIN + 1):
         run = _moved_by_a_rounding(plain, seed + again)
         outputs = _plain_run(run, reference.parts[part].at([position] * size))
-        for leaf, output in zip(reference.leaves, outputs, strict=True):
+        for number, (leaf, output) in enumerate(zip(reference.leaves, outputs, strict=True)):
             if leaf.axis is None:
                 continue
             row = reference.rows(leaf, part, [position])
@@ -248,8 +250,10 @@ def _jumps(plain: Plain, reference: Reference, seed: int, part: int, position: i
             else:
                 changed = (values != leaf.wide[row]) & leaf.agreed[row]
             if bool(changed.any()):
-                return True
-    return False
+                jumping.add(number)
+        if jumping == divided:
+            break
+    return frozenset(jumping)
 
 
 def _moved_by_a_rounding(plain: Plain, seed: int) -> Plain:

@@ -118,15 +118,16 @@ class _Trial:
                 return
 
     def _pardons(self, found: Fault, part: int, positions: Sequence[int]) -> bool:
-        """Whether the plain model jumps at that sample too, if it is run often enough."""
+        """Whether the plain model jumps there too, if run often enough; only in what jumps then is it pardoned."""
         if self.pardons >= max(_FEWEST_PARDONS, len(self.reference) // 4):
             return False
         position = positions[found.position]
-        if self.judges[found.leaf].leaf.axis is None or not self.reference.jumps(part, position):
+        jumping = self.reference.jumps(part, position)
+        if found.leaf not in jumping:
             return False
         self.pardons += 1
-        for judge in self.judges:
-            if judge.leaf.axis is not None:
+        for number, judge in enumerate(self.judges):
+            if number in jumping:
                 judge.pardon(int(self.reference.rows(judge.leaf, part, [position])))
         return True
 
