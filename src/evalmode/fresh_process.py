@@ -25,6 +25,7 @@ from evalmode.certificate import Certificate, ClauseResult
 from evalmode.clause import Verdict
 from evalmode.finding import Finding
 from evalmode.observe.fingerprint import fingerprint
+from evalmode.observe.fp32_precision import fp32_precisions, set_fp32_precisions
 from evalmode.observe.streams import seed_streams
 from evalmode.observe.tree import map_tensors, same_bits, tensor_leaves
 from evalmode.predictor.calling import call
@@ -96,7 +97,7 @@ class FreshProcess:
             "weights": self._weights,
             "device": self._device,
             "threads": torch.get_num_threads(),
-            "matmul_precision": torch.get_float32_matmul_precision(),
+            "fp32_precisions": fp32_precisions(),
             "deterministic": torch.are_deterministic_algorithms_enabled(),
         }
         (folder / _REQUEST).write_text(json.dumps(request), encoding="utf-8")
@@ -166,7 +167,7 @@ def _plain(tree: Any) -> Any:
 def _run(folder: Path) -> None:
     request = json.loads((folder / _REQUEST).read_text(encoding="utf-8"))
     torch.set_num_threads(request["threads"])
-    torch.set_float32_matmul_precision(request["matmul_precision"])
+    set_fp32_precisions(tuple(request["fp32_precisions"]))
     torch.use_deterministic_algorithms(request["deterministic"])
     task = load_seeded(request["reference"], request["weights"])
     module = task.model

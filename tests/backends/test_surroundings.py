@@ -26,12 +26,12 @@ class Net(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.body = nn.Sequential(nn.Conv2d(3, 32, 3), nn.ReLU(), nn.Conv2d(32, 32, 3), nn.ReLU())
-        self.head = nn.Linear(32, 5)
+        self.hidden, self.head = nn.Linear(32, 512), nn.Linear(512, 5)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         features = self.body(images).mean((2, 3))
         ramp = torch.linspace(0, 1, 5) / 3
-        return self.head(features) + ramp, torch.zeros(len(images)) + 1 / 3
+        return self.head(self.hidden(features)) + ramp, torch.zeros(len(images)) + 1 / 3
 
 
 @contextlib.contextmanager
@@ -61,11 +61,32 @@ def without_onednn() -> Iterator[None]:
         torch.backends.mkldnn.set_flags(True)
 
 
+@contextlib.contextmanager
+def products_in_bf16() -> Iterator[None]:
+    torch.set_float32_matmul_precision("medium")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision("highest")
+
+
+@contextlib.contextmanager
+def products_in_bf16_the_newer_way() -> Iterator[None]:
+    before = torch.backends.mkldnn.matmul.fp32_precision
+    torch.backends.mkldnn.matmul.fp32_precision = "bf16"
+    try:
+        yield
+    finally:
+        torch.backends.mkldnn.matmul.fp32_precision = before
+
+
 SETTINGS: dict[str, Callable[[], contextlib.AbstractContextManager[object]]] = {
     "default dtype": default_dtype,
     "default device": default_device,
     "a device as a block": lambda: torch.device("meta"),
     "oneDNN": without_onednn,
+    "products in bf16": products_in_bf16,
+    "products in bf16, the newer way": products_in_bf16_the_newer_way,
 }
 
 
@@ -120,6 +141,8 @@ def test_a_setting_of_the_process_changes_no_bit(executor: Executor, setting: st
 def test_the_settings_do_matter_to_the_model_itself(net: Net, setting: str) -> None:
     if setting == "oneDNN" and not torch.backends.mkldnn.is_available():
         pytest.skip("torch was built without oneDNN")
+    if setting.startswith("products in bf16") and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        pytest.skip("this processor has no instructions for bf16")
     with torch.no_grad():
         expected = net(IMAGES)
         try:

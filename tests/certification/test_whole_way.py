@@ -257,6 +257,16 @@ def test_the_same_bits_in_a_fresh_process(tmp_path):
     assert result.evidence == "same bits again, here and in a fresh process"
 
 
+def test_a_fresh_process_computes_in_the_precision_of_this_one(tmp_path):
+    before = torch.backends.mkldnn.matmul.fp32_precision
+    torch.backends.mkldnn.matmul.fp32_precision = "bf16"  # `torch.get_float32_matmul_precision` raises from here on
+    try:
+        result = certified(tmp_path, "self.linear(inputs)")
+    finally:
+        torch.backends.mkldnn.matmul.fp32_precision = before
+    assert result.evidence == "same bits again, here and in a fresh process"
+
+
 def test_what_depends_on_the_process_shows_in_a_fresh_one(tmp_path):
     result = certified(tmp_path, "self.linear(inputs) * (1 + __import__('os').getpid())")
     assert result.verdict is Verdict.BROKEN

@@ -1,5 +1,5 @@
 """What the caller has switched on, kept out of an execution: gradients, inference mode, autocast, and the settings of
-the process that torch's operators go by (default dtype, default device, oneDNN)."""
+the process that torch's operators go by (default dtype, default device, oneDNN, the precision of fp32)."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import NamedTuple, TypeVar
 import torch
 
 from evalmode.backends.threads import function_modes
+from evalmode.observe.fp32_precision import fp32_precisions, set_fp32_precisions
 
 __all__ = ["Standing", "standing_now", "undisturbed", "with_standing"]
 
@@ -23,19 +24,23 @@ _CPU = torch.device("cpu")
 
 
 class Standing(NamedTuple):
-    """The settings of torch under which a plan was built. Dtype and oneDNN belong to the process, not to a thread."""
+    """The settings of torch under which a plan was built. All but the device belong to the process, not to a thread."""
 
     dtype: torch.dtype
     onednn: bool
+    precisions: tuple[str, ...]
     device: torch.device
+
+
+_Process = tuple[torch.dtype, bool, tuple[str, ...]]
 
 
 class _Held:
     """What was changed for executions that run now, and how many they are: the last one to end puts it back."""
 
     count = 0
-    before: tuple[torch.dtype, bool] = (torch.float32, True)
-    wanted: tuple[torch.dtype, bool] = (torch.float32, True)
+    before: _Process = (torch.float32, True, ())
+    wanted: _Process = (torch.float32, True, ())
 
 
 _held = _Held()
@@ -45,7 +50,7 @@ _free = threading.Condition()
 def standing_now() -> Standing:
     """The settings of this moment."""
     device = torch.get_default_device()
-    return Standing(torch.get_default_dtype(), _onednn_enabled(), _CPU if device == _CPU else device)
+    return Standing(*_process_now(), _CPU if device == _CPU else device)
 
 
 def with_standing(standing: Standing, work: Callable[[Given], Answer], given: Given) -> Answer:
@@ -58,27 +63,28 @@ def with_standing(standing: Standing, work: Callable[[Given], Answer], given: Gi
         (torch.float32, torch.float64)
         >>> torch.set_default_dtype(torch.float32)
     """
-    dtype, onednn, device = standing
-    if (  # asked for every execution: half a microsecond
+    dtype, onednn, precisions, device = standing
+    if (  # asked for every execution: a microsecond
         _held.count == 0
         and _onednn_enabled() is onednn
         and torch.get_default_dtype() is dtype
+        and fp32_precisions() == precisions
         and not ((function_modes() or device is not _CPU) and torch.get_default_device() != device)
     ):
         return work(given)
     same = torch.get_default_device() == device  # a block compiles to something else, so there is none without need
-    with _process_held((dtype, onednn)), contextlib.nullcontext() if same else device:
+    with _process_held((dtype, onednn, precisions)), contextlib.nullcontext() if same else device:
         return work(given)
 
 
 @contextlib.contextmanager
-def _process_held(wanted: tuple[torch.dtype, bool]) -> Iterator[None]:
+def _process_held(wanted: _Process) -> Iterator[None]:
     """Executions that want the same run at once; those that want something else wait for their end."""
     with _free:
         while _held.count and _held.wanted != wanted:
             _free.wait()
         if _held.count == 0:
-            _held.before, _held.wanted = (torch.get_default_dtype(), _onednn_enabled()), wanted
+            _held.before, _held.wanted = _process_now(), wanted
             _set(wanted)
         _held.count += 1
     try:
@@ -91,10 +97,15 @@ def _process_held(wanted: tuple[torch.dtype, bool]) -> Iterator[None]:
                 _free.notify_all()
 
 
-def _set(values: tuple[torch.dtype, bool]) -> None:
-    dtype, onednn = values
+def _process_now() -> _Process:
+    return torch.get_default_dtype(), _onednn_enabled(), fp32_precisions()
+
+
+def _set(values: _Process) -> None:
+    dtype, onednn, precisions = values
     torch.set_default_dtype(dtype)
     _set_onednn_enabled(onednn)
+    set_fp32_precisions(precisions)
 
 
 def undisturbed(device: str, work: Callable[[Given], Answer], given: Given) -> Answer:
