@@ -2,6 +2,8 @@
 
 import io
 import os
+import subprocess
+import sys
 
 import pytest
 from hypothesis import given
@@ -51,3 +53,22 @@ def test_the_folder_goes_with_its_last_user():
     assert path.exists()
     del folder
     assert not path.exists()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no processes are forked here")
+def test_a_forked_child_leaves_the_folder_to_its_parent():
+    code = """
+import os, sys
+from evalmode.backends.folder import Folder
+folder = Folder()
+child = os.fork()
+if child == 0:
+    sys.exit(0)
+os.waitpid(child, 0)
+print(folder.path.exists())
+path = folder.path
+del folder
+print(path.exists())
+"""
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True).stdout
+    assert told.split() == ["True", "False"]

@@ -15,6 +15,7 @@ from evalmode.backends.catalog import backend_named
 from evalmode.backends.configuration import Configuration
 from evalmode.backends.program import Program
 from evalmode.backends.surroundings import standing_now, with_standing
+from evalmode.backends.threads import pinned
 from evalmode.observe.tree import same_bits
 
 IMAGES = torch.randn(2, 3, 33, 35, generator=torch.Generator().manual_seed(0))
@@ -173,3 +174,109 @@ def test_overlapping_executions_keep_their_settings_until_the_last_ends() -> Non
         thread.join()
         assert torch.get_default_dtype() is torch.float64
     assert seen == [[torch.float32, torch.float32]]
+
+
+class Slow:
+    """Work that tells when it runs, and goes on when it may."""
+
+    def __init__(self) -> None:
+        self.inside, self.go_on = threading.Event(), threading.Event()
+        self.seen: list[torch.dtype] = []
+
+    def __call__(self, _: None) -> None:
+        self.inside.set()
+        assert self.go_on.wait(20)
+        self.seen.append(torch.ones(1).dtype)
+
+
+def start(work: Callable[[], object]) -> threading.Thread:
+    thread = threading.Thread(target=work)
+    thread.start()
+    return thread
+
+
+def test_an_execution_under_the_settings_of_the_process_is_not_disturbed_by_one_that_wants_others() -> None:
+    built = standing_now()
+    with default_dtype():
+        other = standing_now()
+    slow, order = Slow(), []
+    first = start(lambda: with_standing(built, slow, None))
+    assert slow.inside.wait(20)
+    second = start(lambda: order.append(with_standing(other, lambda _: torch.ones(1).dtype, None)))
+    second.join(0.2)
+    assert not order  # it waits
+    slow.go_on.set()
+    first.join(20)
+    second.join(20)
+    assert slow.seen == [torch.float32]
+    assert order == [torch.float64]
+    assert torch.get_default_dtype() is torch.float32
+
+
+def test_who_waits_has_a_turn_though_others_keep_coming() -> None:
+    built = standing_now()
+    with default_dtype():
+        other = standing_now()
+    done = threading.Event()
+    slow = Slow()
+    first = start(lambda: with_standing(built, slow, None))
+    assert slow.inside.wait(20)
+    waiting = start(lambda: (with_standing(other, lambda _: None, None), done.set()))
+    waiting.join(0.2)
+    late: list[bool] = []
+    newcomer = start(lambda: with_standing(built, lambda _: late.append(done.is_set()), None))
+    newcomer.join(0.2)
+    assert not late  # it does not join the first past the one that waits
+    slow.go_on.set()
+    for thread in (first, waiting, newcomer):
+        thread.join(20)
+    assert done.is_set()
+    assert len(late) == 1
+
+
+def test_what_the_caller_sets_meanwhile_stays() -> None:
+    built = standing_now()
+    with default_dtype():
+        slow = Slow()
+        thread = start(lambda: with_standing(built, slow, None))
+        assert slow.inside.wait(20)
+        torch.set_default_dtype(torch.float16)
+        slow.go_on.set()
+        thread.join(20)
+        assert torch.get_default_dtype() is torch.float16
+
+
+@pytest.mark.parametrize("through_a_worker", [False, True])
+def test_an_execution_within_one_of_other_settings_does_not_wait_for_itself(through_a_worker: bool) -> None:
+    built = standing_now()
+    with default_dtype():
+        other = standing_now()
+    found: list[torch.dtype] = []
+
+    def inner(_: None) -> None:
+        found.append(torch.ones(1).dtype)
+
+    def outer(_: None) -> None:
+        if through_a_worker:
+            pinned(torch.get_num_threads() + 1, lambda given: with_standing(other, inner, given), None)
+        else:
+            with_standing(other, inner, None)
+        found.append(torch.ones(1).dtype)
+
+    thread = start(lambda: with_standing(built, outer, None))
+    thread.join(20)
+    assert found == [torch.float64, torch.float32]
+
+
+def test_tf32_on_cuda_belongs_to_the_plan_and_keeps_the_older_settings_readable() -> None:
+    before = standing_now()
+    for allowed in (True, False):
+        found = with_standing(before.at_tf32(allowed), lambda _: _tf32(), None)
+        assert found == (allowed, allowed, "high" if allowed else "highest")
+    assert standing_now() == before
+    _tf32()
+
+
+def _tf32() -> tuple[bool, bool, str]:
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    return matmul.allow_tf32, cudnn.allow_tf32, torch.get_float32_matmul_precision()

@@ -58,3 +58,22 @@ def test_what_follows_a_wider_setting_follows_it_again_afterwards() -> None:
     set_fp32_precisions(before)
     torch.backends.mkldnn.fp32_precision = "ieee"
     assert fp32_precisions()[:3] == ("ieee", "ieee", "ieee")
+
+
+@pytest.mark.parametrize("older", ["highest", "high", "medium"])
+@pytest.mark.parametrize("held", ["highest", "high", "medium"])
+@pytest.mark.parametrize("cudnn", [True, False])
+def test_the_older_settings_are_kept_in_step(older: str, held: str, cudnn: bool) -> None:
+    torch.set_float32_matmul_precision(held)
+    torch.backends.cudnn.allow_tf32 = cudnn
+    wanted = fp32_precisions()
+    torch.set_float32_matmul_precision(older)
+    torch.backends.cudnn.allow_tf32 = True
+    before = fp32_precisions()
+    set_fp32_precisions(wanted)
+    assert fp32_precisions() == wanted
+    assert (torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32) == (held, cudnn)
+    set_fp32_precisions(before)
+    assert fp32_precisions() == before
+    assert (torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32) == (older, True)
+    torch.set_float32_matmul_precision("highest")

@@ -17,8 +17,10 @@ from tests.predictor import fake_backend
 from tests.predictor.fake_backend import FEATURES, Net, predictor, rewritten
 
 import evalmode
-from evalmode.certificate import Certificate
-from evalmode.errors import ArtifactError, BackendError, EvalmodeWarning, MissingExtraError
+from evalmode.backends.instructions import instruction_sets
+from evalmode.certificate import Certificate, ClauseResult, EvaluationRecord, OptimizationRecord, PlanRecord
+from evalmode.clause import Verdict
+from evalmode.errors import ArtifactError, BackendError, EvalmodeWarning, MissingExtraError, UsageError
 from evalmode.observe.fingerprint import digest_of, environment_record, model_record
 from evalmode.observe.tree import same_bits
 from evalmode.predictor import artifact_check, manifest
@@ -111,6 +113,25 @@ def test_native_code_of_another_machine_is_refused(saved: Path, fake: Any, chang
     fake(native_code=True)
     with pytest.raises(ArtifactError, match="for another machine"):
         load(saved, allow_native=True)
+
+
+def test_native_code_for_instructions_that_are_missing_here_is_refused(saved: Path, fake: Any) -> None:
+    fake(native_code=True)
+    rewritten(saved, instruction_sets=["avx512_from_tomorrow"])
+    with pytest.raises(ArtifactError, match="instructions that this processor has not: avx512_from_tomorrow"):
+        load(saved, allow_native=True)
+
+
+def test_what_was_native_when_it_was_written_names_the_instructions(tmp_path: Path, fake: Any) -> None:
+    assert inspect_artifact(predictor().save(tmp_path / "data.evalmode")).instruction_sets == ()
+    fake(native_code=True)
+    assert inspect_artifact(predictor().save(tmp_path / "m.evalmode")).instruction_sets == instruction_sets()
+
+
+@pytest.mark.parametrize("device", ["gpu", "", 3.5])
+def test_what_is_no_device_is_told(saved: Path, device: Any) -> None:
+    with pytest.raises(UsageError, match="a device of torch"):
+        load(saved, device=device)
 
 
 def test_a_missing_back_end_says_how_to_install_it(saved: Path, fake: Any) -> None:
@@ -340,6 +361,57 @@ def test_another_plan_takes_the_place_of_one_that_cannot_be_written(tmp_path: Pa
     assert load(path).execution_sizes == (4,)
     assert all(executor.closed for executor in second.executors)  # type: ignore[attr-defined]
     assert not any(executor.closed for executor in first.executors)  # type: ignore[attr-defined]
+
+
+def test_what_is_known_of_the_model_stays_with_another_plan_and_figures_of_the_first_go(tmp_path: Path) -> None:
+    model = Net()
+
+    def certificate(plan: str, *clauses: str, **more: Any) -> Certificate:
+        return Certificate(
+            created="2026-01-01T00:00:00+00:00",
+            subject=plan,
+            model=model_record(model),
+            environment=environment_record(),
+            clauses=tuple(ClauseResult(clause=clause, verdict=Verdict.KEPT, evidence=plan) for clause in clauses),
+            optimization=OptimizationRecord(
+                tolerance="fp32",
+                objective="latency",
+                batch_sizes=(1,),
+                execution_sizes=(1,),
+                stable=True,
+                plans=(PlanRecord(name=plan, outcome="chosen"),),
+            ),
+            **more,
+        )
+
+    second = predictor((4,), model=model)
+    second.attach(certificate("second", "faithful"))
+    first = predictor((2, 8), model=model, serialises=False, serialisable=lambda: second)
+    evaluation = EvaluationRecord(samples=1, batch_size=1, plan="fake")
+    first.attach(certificate("first", "mode", "faithful", evaluation=evaluation))
+    with pytest.warns(EvalmodeWarning, match="cannot be written into a file"):
+        path = first.save(tmp_path / "m.evalmode")
+    found = load(path).certificate
+    assert found is not None and found.optimization is not None
+    assert [(result.clause, result.evidence) for result in found.clauses] == [("mode", "first"), ("faithful", "second")]
+    assert (found.subject, found.optimization.plans[0].name, found.evaluation) == ("first", "second", None)
+
+
+def test_files_of_a_back_end_that_are_gone_are_told(tmp_path: Path) -> None:
+    fast = predictor((2,))
+
+    def gone() -> bytes:
+        return (tmp_path / "model.xml").read_bytes()
+
+    fast.executors[0].payload = gone  # type: ignore[attr-defined, method-assign]
+    with pytest.raises(ArtifactError, match="its own files cannot be read"):
+        fast.save(tmp_path / "m.evalmode")
+
+
+def test_a_closed_predictor_holds_no_search() -> None:
+    fast = predictor(serialises=False, serialisable=predictor)
+    fast.close()
+    assert fast.serialisable is None
 
 
 def test_where_no_plan_can_be_written_the_reasons_are_told(tmp_path: Path) -> None:

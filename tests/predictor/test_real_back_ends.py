@@ -225,3 +225,70 @@ def test_a_plan_that_is_not_its_payloads_is_refused_before_it_is_built(
     monkeypatch.setattr(artifact, "backend_of", lambda _: backend)
     with pytest.raises(ArtifactError, match=r"has the inputs float32\[4, 3, 16, 16\][\s\S]*float32\[4096, 3, 16, 16\]"):
         evalmode.load(path)
+
+
+@pytest.mark.parametrize("back_end", ["eager", *WRITES])
+@pytest.mark.parametrize("streams", [1, 2])
+def test_a_default_device_of_the_caller_is_not_asked(back_end: str, streams: int, tmp_path: Path) -> None:
+    if streams == 2 and not backend_named(back_end).streams:
+        pytest.skip(f"{back_end} has no streams")
+    fast = predictor(back_end, streams=streams)
+    many = torch.cat([IMAGES] * 4)
+    expected = fast(many)["logits"].clone()
+    path = fast.save(tmp_path / "m.evalmode") if back_end != "eager" else None
+    torch.set_default_device("meta")
+    try:
+        again = evalmode.load(path, allow_native=True) if path is not None else fast
+        found = again(many)
+        threaded: list[Any] = []
+        threads = [threading.Thread(target=lambda: threaded.append(again(many))) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        torch.set_default_device(None)
+    for outputs in (found, *threaded):
+        assert same_bits(outputs["logits"], expected)
+    assert len(threaded) == 3
+
+
+@pytest.mark.parametrize("back_end", ["eager", "inductor", *WRITES])
+def test_outputs_are_contiguous_whatever_the_number_of_samples(back_end: str, tmp_path: Path) -> None:
+    if backend_named(back_end).missing() is not None:
+        pytest.skip(f"{back_end} is not installed")
+
+    class Turned(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv1d(4, 6, 3)
+
+        def forward(self, signal: torch.Tensor) -> tuple[torch.Tensor]:
+            return (self.conv(signal).transpose(1, 2),)
+
+    signal = torch.randn(8, 4, 16, generator=torch.Generator().manual_seed(0))
+    net = Turned().eval()
+    with torch.no_grad():
+        exported = torch.export.export(net, (signal,))
+        (output,) = net(signal)
+    form, outputs = input_structure(signal), output_structure(output)
+    plan = Plan(
+        configurations=(Configuration(backend=back_end, batch=8),),
+        costs=(1.0,),
+        inputs=(spec_of("signal", signal, 0),),
+        outputs=(spec_of("output", output, 0),),
+        input_form=form.root,
+        output_form=outputs.root,
+        call="single",
+        parameters=("signal",),
+        weights=fingerprint(net),
+    )
+    executor = backend_named(back_end).build(
+        Program(net, (signal,), ("signal",), (0,), (0,), exported), plan.configurations[0]
+    )
+    fast = OptimizedPredictor(plan, [executor], outputs=outputs, probes=[signal])
+    for samples in (1, 8, 9):
+        assert fast(torch.cat([signal, signal])[:samples]).is_contiguous()
+    if back_end in WRITES:
+        again = evalmode.load(fast.save(tmp_path / "m.evalmode"), allow_native=True)
+        assert same_bits(again(signal), fast(signal))

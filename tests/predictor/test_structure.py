@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import json
 import math
 import types
 from typing import Any, NamedTuple
@@ -17,7 +18,7 @@ from transformers import BatchEncoding, DynamicCache
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from evalmode.errors import BatchError
-from evalmode.predictor.form import Node
+from evalmode.predictor.form import MappingNode, Node, TensorNode
 from evalmode.predictor.structure import Structure, input_structure, output_structure
 
 ONE = torch.ones(1)
@@ -220,3 +221,22 @@ def test_other_mappings_are_taken_as_inputs() -> None:
 def test_wrong_data_is_refused(data: bytes) -> None:
     with pytest.raises(msgspec.ValidationError):
         msgspec.json.decode(data, type=Node)
+
+
+def test_the_fields_that_a_hugging_face_output_leaves_empty_are_none_without_its_class() -> None:
+    output = BaseModelOutputWithPast(last_hidden_state=torch.ones(2, 3))
+    read = msgspec.json.decode(msgspec.json.encode(output_structure(output).root), type=Node)
+    again = Structure(read).rebuild([torch.zeros(2, 3)])
+    assert again.past_key_values is None
+    assert again.attentions is None
+    assert list(again) == ["last_hidden_state"]
+    with pytest.raises(AttributeError, match="no 'logits'"):
+        _ = again.logits
+
+
+@pytest.mark.parametrize("name", ["keys", "last_hidden_state", "no name", "__class__"])
+def test_what_no_absent_field_can_be_is_refused(name: str) -> None:
+    node = MappingNode(("last_hidden_state",), (TensorNode(),), "Output", absent=("loss",))
+    written = msgspec.json.encode(node).replace(b'"loss"', json.dumps(name).encode())
+    with pytest.raises(msgspec.ValidationError, match="an absent field"):
+        msgspec.json.decode(written, type=Node)

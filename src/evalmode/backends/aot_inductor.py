@@ -47,7 +47,6 @@ from torch import Tensor
 
 from evalmode.backends.backend import Backend, Chunk, Executor
 from evalmode.backends.configuration import Configuration
-from evalmode.backends.eager import at_tf32
 from evalmode.backends.folder import Folder
 from evalmode.backends.inductor import compiler_missing, inductor_options, inductor_precisions
 from evalmode.backends.interface import Interface, interface_of
@@ -89,7 +88,8 @@ def _build(program: Program, configuration: Configuration) -> Executor:
 
 def _load(payload: bytes, configuration: Configuration, outputs: int) -> Executor:
     parts = unpack(payload, _PARTS)
-    interface, constants = Interface.from_parts(parts, outputs)
+    interface, read = Interface.from_parts(parts, outputs)
+    constants = tuple(constant.to(configuration.device) for constant in read)
     folder = Folder()
     (folder.path / _PACKAGE).write_bytes(parts["package"])
     return _executor(folder, configuration, interface, constants)
@@ -113,7 +113,7 @@ def _executor(folder: Folder, configuration: Configuration, interface: Interface
     def payload() -> bytes:
         return pack({**interface.parts(constants), "package": (folder.path / _PACKAGE).read_bytes()})
 
-    return TorchExecutor(configuration, at_tf32(configuration, run), payload)
+    return TorchExecutor(configuration, run, payload)
 
 
 def _runner(package: Path, configuration: Configuration) -> Callable[[list[Tensor]], Sequence[Tensor]]:

@@ -37,10 +37,8 @@ https://docs.pytorch.org/docs/stable/notes/autograd.html#inference-mode
 
 from __future__ import annotations
 
-import contextlib
 import copy
-import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -53,11 +51,10 @@ from evalmode.backends.program import Program
 from evalmode.backends.refusal import refusal
 from evalmode.backends.torch_executor import TorchExecutor
 
-__all__ = ["EAGER", "at_tf32", "on_copies", "torch_precisions"]
+__all__ = ["EAGER", "on_copies", "torch_precisions"]
 
 _SMALL = 1 << 18  # bytes: outputs that are copied in less time than inference mode saves
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
-_tf32_flags = threading.RLock()
 
 
 def torch_precisions(device: str) -> tuple[str, ...]:
@@ -81,7 +78,7 @@ def _build(program: Program, configuration: Configuration) -> Executor:
         function = _in_inference_mode(program.module)
     else:
         function = _as_it_is(program.module)
-    return TorchExecutor(configuration, at_tf32(configuration, on_copies(function)))
+    return TorchExecutor(configuration, on_copies(function))
 
 
 def on_copies(function: Callable[[Chunk], Sequence[Tensor]]) -> Callable[[Chunk], Sequence[Tensor]]:
@@ -124,33 +121,6 @@ def _copied_as(module: nn.Module, dtype: torch.dtype) -> nn.Module:
 
 def _is_fp32(tensor: Tensor) -> bool:
     return tensor.dtype is torch.float32
-
-
-def at_tf32(
-    configuration: Configuration, function: Callable[[Chunk], Sequence[Tensor]]
-) -> Callable[[Chunk], Sequence[Tensor]]:
-    """`function` with TF32 products allowed or forbidden on CUDA, as the configuration has it; elsewhere as it is."""
-    if not configuration.device.startswith("cuda"):
-        return function
-    allowed = configuration.precision == "tf32"
-
-    def run(inputs: Chunk) -> Sequence[Tensor]:
-        with _tf32(allowed):
-            return function(inputs)
-
-    return run
-
-
-@contextlib.contextmanager
-def _tf32(allowed: bool) -> Iterator[None]:
-    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
-    with _tf32_flags:  # the flags belong to the process
-        before = matmul.allow_tf32, cudnn.allow_tf32
-        matmul.allow_tf32 = cudnn.allow_tf32 = allowed
-        try:
-            yield
-        finally:
-            matmul.allow_tf32, cudnn.allow_tf32 = before
 
 
 EAGER = Backend(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 import weakref
@@ -27,7 +28,7 @@ class Folder:
 
     def __init__(self) -> None:
         self.path = Path(tempfile.mkdtemp(prefix="evalmode-"))
-        weakref.finalize(self, shutil.rmtree, self.path, ignore_errors=True)
+        weakref.finalize(self, _removed, self.path, os.getpid())
 
     def write(self, name: str, data: bytes) -> None:
         """Make a file, piece by piece: what was written in large pieces Linux maps in large pieces too.
@@ -46,6 +47,11 @@ class Folder:
             while piece := source.read(_PIECE):
                 _write(target, memoryview(piece))
         other.replace(path)
+
+
+def _removed(path: Path, owner: int) -> None:
+    if os.getpid() == owner:  # a forked child, a server's worker, leaves what its parent still reads
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def _write(file: FileIO, piece: memoryview) -> None:

@@ -54,16 +54,16 @@ from torch import Tensor, nn
 from evalmode.backends.backend import Backend, Chunk, Executor
 from evalmode.backends.configuration import Configuration
 from evalmode.backends.cuda_graph import recorded
-from evalmode.backends.eager import at_tf32, on_copies, torch_precisions
+from evalmode.backends.eager import on_copies, torch_precisions
 from evalmode.backends.interface import Interface
 from evalmode.backends.memory import forget_last_export
 from evalmode.backends.portable import Portable, at_precision, module_of, portable, reference_outputs
 from evalmode.backends.program import Program
 from evalmode.backends.quiet import quiet
 from evalmode.backends.refusal import refusal, require
-from evalmode.backends.surroundings import undisturbed
+from evalmode.backends.surroundings import undisturbed, with_standing
 from evalmode.backends.threads import pinned
-from evalmode.backends.torch_executor import TorchExecutor
+from evalmode.backends.torch_executor import TorchExecutor, standing_for
 
 __all__ = ["INDUCTOR", "compiler_missing", "inductor_options", "inductor_precisions"]
 
@@ -92,6 +92,7 @@ def _build(program: Program, configuration: Configuration) -> Executor:
     require("inductor", compiler_missing())
     reference = reference_outputs(program, configuration.batch)
     inputs = tuple(tensor.clone() for tensor in program.inputs_at(configuration.batch))
+    standing = standing_for(configuration)
     device = torch.device(configuration.device).type
     try:
         with quiet():
@@ -100,17 +101,17 @@ def _build(program: Program, configuration: Configuration) -> Executor:
             # The first call compiles: with as many threads, and in the same modes, as every later one.
             pinned(
                 configuration.threads,
-                lambda given: undisturbed(device, at_tf32(configuration, compiled), given),
+                lambda given: with_standing(standing, lambda inputs: undisturbed(device, compiled, inputs), given),
                 inputs,
             )
             if device == "cuda":
-                compiled = recorded(at_tf32(configuration, compiled), inputs)
+                compiled = with_standing(standing, lambda given: recorded(compiled, given), inputs)
     except Exception as error:
         raise refusal("inductor", error) from error
     finally:
         forget_last_export()
     function = _with_outputs(compiled, reference, inputs, graph)
-    return TorchExecutor(configuration, at_tf32(configuration, function))
+    return TorchExecutor(configuration, function)
 
 
 def _graph(program: Program, configuration: Configuration) -> Portable | None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-__all__ = ["Instructions", "instructions", "reduced_precisions"]
+__all__ = ["Instructions", "instruction_sets", "instructions", "reduced_precisions"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +50,17 @@ def reduced_precisions(device: str) -> tuple[str, ...]:
         recent = torch.cuda.get_device_capability(torch.device(device))[0] >= 8  # Ampere brought TF32 and bf16
         return ("tf32", "fp16", "bf16") if recent else ("fp16",)
     return ("bf16",) if device == "cpu" and instructions().bf16 else ()
+
+
+@functools.cache
+def instruction_sets() -> tuple[str, ...]:
+    """The names of the processor's instruction sets, of which machine code may use any.
+
+    Example:
+        >>> all(isinstance(name, str) for name in instruction_sets())
+        True
+    """
+    return tuple(sorted(name for name, value in _capabilities().items() if value is True))
 
 
 def _capabilities() -> dict[str, object]:

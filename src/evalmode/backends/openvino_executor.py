@@ -35,12 +35,12 @@ class _Request:
         self._inputs: list[tuple[int, int, Tensor | None]] = []
         for position, (index, record) in enumerate(zip(interface.used, interface.graph_inputs(), strict=True)):
             large = _bytes(record) >= _IN_PLACE_INPUT
-            own = None if large else torch.as_tensor(self._request.get_input_tensor(position).data)
+            own = None if large else torch.from_numpy(self._request.get_input_tensor(position).data)
             self._inputs.append((position, index, own))
         self._outputs: list[tuple[int, TensorRecord, Tensor | None]] = []
         for position, record in enumerate(interface.computed):
             large = in_place and _bytes(record) >= _IN_PLACE_OUTPUT
-            own = None if large else torch.as_tensor(self._request.get_output_tensor(position).data)
+            own = None if large else torch.from_numpy(self._request.get_output_tensor(position).data)
             if own is not None and tuple(own.shape) != record.shape:
                 raise BackendError(
                     f"openvino: an output has the shape {list(own.shape)}", expected=str(list(record.shape))
@@ -60,7 +60,7 @@ class _Request:
                 self._request.set_input_tensor(position, self._tensor(tensor.numpy(), shared_memory=True))
         self._written = []
         for position, record, own in self._outputs:
-            memory = None if own is not None else torch.empty(record.shape, dtype=record.element_type)
+            memory = None if own is not None else torch.empty(record.shape, dtype=record.element_type, device="cpu")
             if memory is not None:
                 self._request.set_output_tensor(position, self._tensor(memory.numpy(), shared_memory=True))
             self._written.append(memory)
@@ -81,7 +81,7 @@ class _Request:
         """What was computed, in memory that this request forgets."""
         found = []
         for (_, record, own), memory in zip(self._outputs, self._written, strict=True):
-            output = memory if memory is not None else own.clone() if own is not None else torch.empty(0)
+            output = memory if memory is not None else own.clone() if own is not None else torch.empty(0, device="cpu")
             dtype = record.element_type
             found.append(output if output.dtype is dtype else output.to(dtype))
         self._written = []

@@ -108,7 +108,7 @@ def tensor_from(record: TensorRecord, body: bytes) -> Tensor:
     expected = math.prod(record.shape) * record.element_type.itemsize
     if expected != len(body) or any(length < 0 for length in record.shape):
         raise BackendError(f"a tensor of the payload has {len(body)} bytes", expected=str(expected))
-    empty = torch.empty(record.shape, dtype=record.element_type)
+    empty = torch.empty(record.shape, dtype=record.element_type, device="cpu")
     if body:
         empty.reshape(-1).view(torch.uint8).copy_(torch.frombuffer(bytearray(body), dtype=torch.uint8))
     return empty

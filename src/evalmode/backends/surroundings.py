@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from typing import NamedTuple, TypeVar
 
 import torch
@@ -23,38 +24,53 @@ _set_onednn_enabled: Callable[[bool], None] = torch._C._set_mkldnn_enabled  # no
 _CPU = torch.device("cpu")
 
 
-class Standing(NamedTuple):
-    """The settings of torch under which a plan was built. All but the device belong to the process, not to a thread."""
+class _Process(NamedTuple):
+    """Settings that belong to the process, not to a thread."""
 
     dtype: torch.dtype
     onednn: bool
     precisions: tuple[str, ...]
+
+
+class Standing(NamedTuple):
+    """The settings of torch under which a plan was built."""
+
+    process: _Process
     device: torch.device
 
-
-_Process = tuple[torch.dtype, bool, tuple[str, ...]]
+    def at_tf32(self, allowed: bool) -> Standing:
+        """The same, with TF32 on CUDA allowed or forbidden."""
+        cuda = ("tf32" if allowed else "ieee",) * 3
+        return self._replace(process=self.process._replace(precisions=(*self.process.precisions[:3], *cuda)))
 
 
 class _Held:
-    """What was changed for executions that run now, and how many they are: the last one to end puts it back."""
+    """What the executions that run now want of the process, how many they are, and what is put back after the last.
+
+    `waiting` are those that want something else; while there are any, nobody joins those who run.
+    """
 
     count = 0
-    before: _Process = (torch.float32, True, ())
-    wanted: _Process = (torch.float32, True, ())
+    waiting = 0
+    wanted: _Process | None = None
+    before: _Process | None = None
 
 
 _held = _Held()
-_free = threading.Condition()
+_free = threading.Condition(threading.Lock())
+_inside: ContextVar[bool] = ContextVar("an execution runs", default=False)  # its workers know it too
 
 
 def standing_now() -> Standing:
     """The settings of this moment."""
     device = torch.get_default_device()
-    return Standing(*_process_now(), _CPU if device == _CPU else device)
+    return Standing(_process_now(), _CPU if device == _CPU else device)
 
 
 def with_standing(standing: Standing, work: Callable[[Given], Answer], given: Given) -> Answer:
     """`work(given)` under the settings that a plan was built with, which are put back afterwards.
+
+    Executions that want the same run at once; those that want something else wait for their end.
 
     Example:
         >>> built = standing_now()
@@ -63,49 +79,80 @@ def with_standing(standing: Standing, work: Callable[[Given], Answer], given: Gi
         (torch.float32, torch.float64)
         >>> torch.set_default_dtype(torch.float32)
     """
-    dtype, onednn, precisions, device = standing
-    if (  # asked for every execution: a microsecond
-        _held.count == 0
-        and _onednn_enabled() is onednn
-        and torch.get_default_dtype() is dtype
-        and fp32_precisions() == precisions
-        and not ((function_modes() or device is not _CPU) and torch.get_default_device() != device)
-    ):
-        return work(given)
-    same = torch.get_default_device() == device  # a block compiles to something else, so there is none without need
-    with _process_held((dtype, onednn, precisions)), contextlib.nullcontext() if same else device:
-        return work(given)
-
-
-@contextlib.contextmanager
-def _process_held(wanted: _Process) -> Iterator[None]:
-    """Executions that want the same run at once; those that want something else wait for their end."""
-    with _free:
-        while _held.count and _held.wanted != wanted:
-            _free.wait()
-        if _held.count == 0:
-            _held.before, _held.wanted = _process_now(), wanted
-            _set(wanted)
-        _held.count += 1
+    process, device = standing
+    if _inside.get():  # an execution within an execution cannot wait for its own end
+        return _within(process, work, given)
+    _enter(process)  # for every execution: it and its end take three microseconds
+    token = _inside.set(True)
     try:
-        yield
+        if not (function_modes() or device is not _CPU) or torch.get_default_device() == device:
+            return work(given)
+        with device:  # a block compiles to something else, so there is none without need
+            return work(given)
     finally:
-        with _free:
-            _held.count -= 1
-            if _held.count == 0:
-                _set(_held.before)
+        _inside.reset(token)
+        _leave()
+
+
+def _enter(wanted: _Process) -> None:
+    with _free:
+        if _held.count and (_held.waiting or _held.wanted != wanted):
+            _held.waiting += 1
+            try:
+                _free.wait_for(lambda: _held.count == 0 or (_held.wanted == wanted and _held.waiting == 1))
+            finally:
+                _held.waiting -= 1
+        _held.count += 1
+        now = _process_now()
+        if _held.count == 1:
+            _held.wanted, _held.before = wanted, now
+        elif now != wanted:  # the caller's code has changed it meanwhile
+            _held.before = now
+        if now != wanted:
+            _set(wanted, now)
+
+
+def _leave() -> None:
+    with _free:
+        _held.count -= 1
+        if _held.count == 0:
+            if _held.before != _held.wanted:
+                _put_back()
+            if _held.waiting:
                 _free.notify_all()
 
 
+def _put_back() -> None:
+    """What was there before, but for what the caller's code has set meanwhile."""
+    before, wanted, now = _held.before, _held.wanted, _process_now()
+    if before is None or wanted is None:
+        return
+    kept = [old if current == ours else current for old, ours, current in zip(before, wanted, now, strict=True)]
+    _set(_Process._make(kept), now)
+
+
+def _within(process: _Process, work: Callable[[Given], Answer], given: Given) -> Answer:
+    now = _process_now()
+    if now == process:
+        return work(given)
+    _set(process, now)
+    try:
+        return work(given)
+    finally:
+        _set(now, process)
+
+
 def _process_now() -> _Process:
-    return torch.get_default_dtype(), _onednn_enabled(), fp32_precisions()
+    return _Process(torch.get_default_dtype(), _onednn_enabled(), fp32_precisions())
 
 
-def _set(values: _Process) -> None:
-    dtype, onednn, precisions = values
-    torch.set_default_dtype(dtype)
-    _set_onednn_enabled(onednn)
-    set_fp32_precisions(precisions)
+def _set(wanted: _Process, now: _Process) -> None:
+    if wanted.dtype is not now.dtype:
+        torch.set_default_dtype(wanted.dtype)
+    if wanted.onednn is not now.onednn:
+        _set_onednn_enabled(wanted.onednn)
+    if wanted.precisions != now.precisions:
+        set_fp32_precisions(wanted.precisions)
 
 
 def undisturbed(device: str, work: Callable[[Given], Answer], given: Given) -> Answer:

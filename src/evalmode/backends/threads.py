@@ -7,6 +7,8 @@ default device of its own.
 
 from __future__ import annotations
 
+import contextvars
+import functools
 import os
 import threading
 from collections import defaultdict, deque
@@ -107,7 +109,7 @@ def _in_workers(threads: int, tasks: Sequence[Callable[[], Answer]]) -> list[Ans
     workers = [_worker(threads) for _ in tasks]
     queues: list[SimpleQueue[tuple[Any, BaseException | None]]] = [SimpleQueue() for _ in tasks]
     for worker, task, answers in zip(workers, tasks, queues, strict=True):
-        worker.tasks.put((task, answers))
+        worker.tasks.put((functools.partial(contextvars.copy_context().run, task), answers))
     outcomes = [answers.get() for answers in queues]
     _idle[threads].extend(workers)
     for _, error in outcomes:

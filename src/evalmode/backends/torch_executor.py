@@ -10,11 +10,11 @@ from torch import Tensor
 
 from evalmode.backends.backend import Chunk, Executor
 from evalmode.backends.configuration import Configuration
-from evalmode.backends.surroundings import standing_now, undisturbed, with_standing
+from evalmode.backends.surroundings import Standing, standing_now, undisturbed, with_standing
 from evalmode.backends.threads import each_pinned
 from evalmode.errors import BackendError
 
-__all__ = ["TorchExecutor", "fresh"]
+__all__ = ["TorchExecutor", "fresh", "standing_for"]
 
 
 @final
@@ -34,7 +34,7 @@ class TorchExecutor(Executor):
         self._function: Callable[[Chunk], Sequence[Tensor]] | None = function
         self._payload = payload
         self._device = torch.device(configuration.device).type
-        self._standing = standing_now()
+        self._standing = standing_for(configuration)
 
     def run(self, chunks: Sequence[Chunk]) -> list[Chunk]:
         """The outputs of each chunk, in order.
@@ -65,6 +65,13 @@ class TorchExecutor(Executor):
     def close(self) -> None:
         """Let go of the model."""
         self._function = self._payload = None
+
+
+def standing_for(configuration: Configuration) -> Standing:
+    """The settings of this moment; on CUDA, TF32 is allowed or forbidden as the configuration has it."""
+    if not configuration.device.startswith("cuda"):
+        return standing_now()
+    return standing_now().at_tf32(configuration.precision == "tf32")
 
 
 def fresh(outputs: Sequence[Tensor]) -> Chunk:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from typing import Any
 
 import msgspec
 import torch
@@ -13,11 +14,11 @@ from torch import Tensor, nn
 from evalmode.backends.backend import Backend
 from evalmode.backends.catalog import backend_named
 from evalmode.backends.configuration import Configuration
-from evalmode.certificate import Certificate, ClauseResult, OptimizationRecord, PlanRecord
+from evalmode.certificate import Certificate, ClauseResult, ModelRecord, OptimizationRecord, PlanRecord
 from evalmode.clause import Verdict
 from evalmode.errors import BackendError, OptimizationError, UnstableModelError
 from evalmode.mode.streams import StreamHold, hold_streams, release_streams
-from evalmode.observe.fingerprint import environment_record, model_record
+from evalmode.observe.fingerprint import environment_record, fingerprint, model_record
 from evalmode.observe.tree import describe, same_bits
 from evalmode.optimization.candidates import Candidate
 from evalmode.optimization.companions import other_alone
@@ -46,15 +47,16 @@ def predictor_of(search: Search, model: nn.Module, objective: str, known: Cached
     record = _optimization_record(search, trial, objective, known)
     probes = subject.program.inputs_at(min(PROBE_SAMPLES, max(subject.program.batch, 1)))
     serialises = trial.candidate.backend.load is not None
+    tested = model_record(model)
     predictor = trial.predictor(
         subject,
         stable=stable,
         record=record.chosen,
         probes=probes,
         model=model,
-        serialisable=None if serialises else _Writable(search, model, objective, probes, resumed=known is not None),
+        serialisable=None if serialises else _Writable(search, tested, objective, probes, resumed=known is not None),
     )
-    predictor.attach(_certificate(search, trial, model, record))
+    predictor.attach(_certificate(search, trial, tested, record))
     return predictor
 
 
@@ -178,7 +180,7 @@ class _Writable:
     """
 
     search: Search
-    model: nn.Module
+    tested: ModelRecord
     objective: str
     probes: Sequence[Tensor]
     resumed: bool
@@ -192,6 +194,10 @@ class _Writable:
             release_streams(hold)
 
     def _fastest(self) -> OptimizedPredictor:
+        subject = self.search.subject
+        model: Any = subject.flat.model
+        if not subject.exported.copied and fingerprint(model) != subject.weights:
+            raise BackendError("the model cannot be copied, and its weights have changed since")
         if self.resumed and any(_writes_files(backend) for backend in self.search.settings.backends):
             self.search = replace(self.search, started_at=None, trials=[], chosen=None, progress=_silent)
             self.search.run()
@@ -208,11 +214,9 @@ class _Writable:
                 continue
             trial = started(search.subject, before.candidate, {})
             if trial.outcome != FAILED and search.holds(trial):
-                predictor = trial.predictor(
-                    search.subject, stable=search.settings.stable, probes=self.probes, model=self.model
-                )
+                predictor = trial.predictor(search.subject, stable=search.settings.stable, probes=self.probes)
                 record = _optimization_record(search, trial, self.objective, None)
-                predictor.attach(_certificate(search, trial, self.model, record))
+                predictor.attach(_certificate(search, trial, self.tested, record))
                 return predictor
             reasons.append(f"{before.name}: {trial.reason or 'does not pass the gate'}")
             trial.close()
@@ -278,7 +282,7 @@ def _optimization_record(search: Search, trial: Trial, objective: str, known: Ca
     )
 
 
-def _certificate(search: Search, trial: Trial, model: nn.Module, record: OptimizationRecord) -> Certificate:
+def _certificate(search: Search, trial: Trial, model: ModelRecord, record: OptimizationRecord) -> Certificate:
     """The clause `faithful`, and what was tried."""
     found = trial.verification
     name = trial.candidate.configuration.backend
@@ -291,8 +295,8 @@ def _certificate(search: Search, trial: Trial, model: nn.Module, record: Optimiz
     )
     return Certificate(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
-        subject=type(model).__name__,
-        model=model_record(model),
+        subject=model.name,
+        model=model,
         environment=environment_record(search.settings.device),
         inputs=describe(search.subject.batch(max(search.subject.sizes))),
         clauses=(clause,),

@@ -17,25 +17,24 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import safetensors
-import safetensors.torch
 import torch
 from torch import Tensor
 
 import evalmode
 from evalmode.backends.backend import Backend, Executor
+from evalmode.backends.instructions import instruction_sets
 from evalmode.certificate import Certificate
 from evalmode.errors import (
     ArtifactError,
-    BackendError,
     EvalmodeWarning,
     MissingExtraError,
-    OptimizationError,
     OtherOutputsError,
+    UsageError,
 )
 from evalmode.observe.fingerprint import digest_of, environment_record
 from evalmode.predictor.artifact_check import PROBES, probes_and_outputs, require_payloads
 from evalmode.predictor.artifact_file import read_sections, write_sections
+from evalmode.predictor.contents import of_another_plan, sections_of, serialisable, tensors_as_bytes
 from evalmode.predictor.golden import TOLERANCES, disagreement, instability
 from evalmode.predictor.manifest import Manifest, backend_of, instructions_of, manifest_from, moved, same_machine
 from evalmode.predictor.non_finite import broken_samples
@@ -56,15 +55,13 @@ def save_artifact(predictor: OptimizedPredictor, path: str | os.PathLike[str], *
     Raises:
         ArtifactError: no plan of this model can be written, or it is not the same when it is read again.
     """
-    chosen, payloads = _serialisable(predictor)
+    chosen, payloads = serialisable(predictor)
     if chosen is predictor:
         written = _written(chosen, payloads, path, verify, chosen.certificate, "")
         _warn_of_refusals(chosen, written)
         return written
     try:
-        certificate = chosen.certificate or predictor.certificate
-        if certificate is not None and predictor.certificate is not None:
-            certificate = msgspec.structs.replace(certificate, subject=predictor.certificate.subject)
+        certificate = of_another_plan(predictor.certificate, chosen.certificate)
         written = _written(chosen, payloads, path, verify, certificate, str(predictor.plan))
     finally:
         chosen.close()
@@ -93,6 +90,7 @@ def load(
         device: another device of the same kind ("cuda:1").
 
     Raises:
+        UsageError: `device` is none.
         ArtifactError: the file is damaged, foreign or newer; it brings native code, which was not allowed; this machine
             cannot run it; or it gives other outputs here (`OtherOutputsError`).
         MissingExtraError: its back end is not installed.
@@ -104,7 +102,7 @@ def load(
     shown = repr(os.fspath(path))
     manifest = manifest_from(data, shown)
     if device is not None:
-        manifest = moved(manifest, torch.device(device), shown)
+        manifest = moved(manifest, _device(device), shown)
     with ordinary_tensors(manifest.plan.device.type):
         return _restored(manifest, sections, shown, allow_native=allow_native)
 
@@ -134,20 +132,22 @@ def _written(
         )
     _require_answered(plan, predictor.probes)
     outputs = predictor.run_flat(predictor.probes)
-    sections, names = _sections(payloads)
+    runs = {each.backend for each in plan.configurations}
+    sections, names = sections_of(payloads)
     manifest = Manifest(
         written_by=evalmode.__version__,
         plan=plan,
         payloads=names,
-        versions={name: backend_of(name).version() for name in {each.backend for each in plan.configurations}},
+        versions={name: backend_of(name).version() for name in runs},
         environment=environment_record(plan.device),
         instructions=instructions_of(plan.device),
+        instruction_sets=instruction_sets() if any(backend_of(name).native_code for name in runs) else (),
         golden=predictor.golden if predictor.golden is not None else _tolerance(plan),
         outputs_digest=digest_of(outputs),
         certificate=certificate,
         instead_of=instead_of,
     )
-    sections[PROBES] = _tensors_as_bytes(predictor.probes, outputs)
+    sections[PROBES] = tensors_as_bytes(predictor.probes, outputs)
     if verify:
         _require_same_when_read(manifest, sections)
     encoded = msgspec.to_builtins(manifest)
@@ -174,26 +174,6 @@ def _as_written(plan: Plan) -> Plan:
     return msgspec.structs.replace(plan, non_finite=msgspec.structs.replace(plan.non_finite, answer="refuse"))
 
 
-def _serialisable(predictor: OptimizedPredictor) -> tuple[OptimizedPredictor, list[bytes]]:
-    payloads = _payloads(predictor)
-    if payloads is None and predictor.serialisable is not None:
-        try:
-            predictor = predictor.serialisable()
-        except OptimizationError as error:
-            raise ArtifactError(
-                f"{predictor.plan} cannot be written into a file, and no other plan takes its place: {error.got}"
-            ) from error
-        payloads = _payloads(predictor)
-    if payloads is None:
-        names = sorted({configuration.backend for configuration in predictor.plan.configurations})
-        raise ArtifactError(
-            f"{' and '.join(names)} cannot be written into a file: it runs code of this process",
-            expected="a plan on a back end that serialises",
-            fix="optimise with one, as backends=['openvino', 'onnxruntime']",
-        )
-    return predictor, payloads
-
-
 def _require_answered(plan: Plan, probes: Sequence[Tensor]) -> None:
     if plan.non_finite is None or plan.non_finite.answer != "refuse":
         return
@@ -203,38 +183,6 @@ def _require_answered(plan: Plan, probes: Sequence[Tensor]) -> None:
             f"only the model itself answers beside {plan.configurations[0].backend}",
             expected="a batch of finite samples, or a back end that answers all of them as the model does",
         )
-
-
-def _payloads(predictor: OptimizedPredictor) -> list[bytes] | None:
-    found = []
-    for executor in predictor.executors:
-        try:
-            payload = executor.payload()
-        except BackendError as error:
-            raise ArtifactError(f"{executor.configuration} cannot be written into a file: {error.got}") from error
-        if payload is None:
-            return None
-        found.append(payload)
-    return found
-
-
-def _sections(payloads: list[bytes]) -> tuple[dict[str, bytes], tuple[str, ...]]:
-    """One section for each distinct payload, and the section of each execution size."""
-    named: dict[bytes, str] = {}
-    names = tuple(named.setdefault(payload, f"payload.{len(named)}") for payload in payloads)
-    return {name: payload for payload, name in named.items()}, names
-
-
-def _tensors_as_bytes(probes: tuple[Tensor, ...], outputs: list[Tensor]) -> bytes:
-    named = {
-        f"{kind}.{number}": tensor
-        for kind, tensors in (("input", probes), ("output", outputs))
-        for number, tensor in enumerate(tensors)
-    }
-    try:
-        return safetensors.torch.save({name: tensor.detach().cpu().clone() for name, tensor in named.items()})
-    except (KeyError, ValueError, RuntimeError, safetensors.SafetensorError) as error:
-        raise ArtifactError(f"the probes or their outputs cannot be written into a file: {error}") from error
 
 
 def _require_same_when_read(manifest: Manifest, sections: Mapping[str, bytes]) -> None:
@@ -312,12 +260,21 @@ def _usable(name: str, manifest: Manifest, shown: str, allow_native: bool) -> Ba
         )
         if there != here
     ]
+    if lacking := set(manifest.instruction_sets) - set(instruction_sets()):
+        differing.append(f"instructions that this processor has not: {', '.join(sorted(lacking))}")
     if backend.native_code and differing:
         raise ArtifactError(
             f"the machine code of {shown} is for another machine ({'; '.join(differing)})",
             fix="optimise the model on this machine",
         )
     return backend
+
+
+def _device(wanted: str | torch.device) -> torch.device:
+    try:
+        return torch.device(wanted)
+    except (RuntimeError, TypeError) as error:
+        raise UsageError(f"device is {wanted!r}", expected="a device of torch, such as 'cpu' or 'cuda:1'") from error
 
 
 def _tolerance(plan: Plan) -> float:

@@ -173,13 +173,13 @@ class Execution:
     def _run(self, inputs: list[Tensor], samples: int | None, sizes: Sequence[int] | None) -> list[Tensor]:
         if samples is None:
             (outputs,) = self._executors[self._plan.sizes[0]].run([tuple(inputs)])
-            return self._fit(outputs, self._plan.sizes[0])
+            return _contiguous(self._fit(outputs, self._plan.sizes[0]))
         if samples == 0:
             return self._empty(inputs)
         cut = self._cutting.sizes_for(samples) if sizes is None else sizes
         if len(cut) == 1 and cut[0] == samples:
             (outputs,) = self._executors[samples].run([tuple(inputs)])
-            return self._fit(outputs, samples)
+            return _contiguous(self._fit(outputs, samples))
         return self._joined(inputs, samples, cut)
 
     def _executed(
@@ -243,7 +243,7 @@ class Execution:
             whole = kept == output.shape[axis]
             joined[number].narrow(axis, done, kept).copy_(output if whole else output.narrow(axis, 0, kept))
 
-    def _fit(self, outputs: Sequence[Tensor], size: int) -> list[Tensor]:
+    def _fit(self, outputs: Sequence[Tensor], size: int) -> Sequence[Tensor]:
         """The outputs of an execution of `size` samples, if they are what the plan says."""
         fitting = self._fitting[size]
         for number, output in enumerate(outputs):
@@ -252,7 +252,7 @@ class Execution:
                 self._refuse_output(number, output, size)
         if len(outputs) != len(fitting):
             self._refuse_output(len(outputs), None, size)
-        return list(outputs)
+        return outputs
 
     def _refuse_output(self, number: int, output: Tensor | None, size: int) -> NoReturn:
         known = number < len(self._plan.outputs) and output is not None
@@ -318,6 +318,11 @@ class Execution:
     def batched(self) -> bool:
         """Whether any input counts samples."""
         return self._batched
+
+
+def _contiguous(outputs: Sequence[Tensor]) -> list[Tensor]:
+    """As those of several executions are: whether `view` works must not depend on the number of samples."""
+    return [output.contiguous() for output in outputs]
 
 
 def _room(output: Tensor, axis: int | None, samples: int) -> Tensor:

@@ -130,19 +130,23 @@ class SequenceNode(msgspec.Struct, frozen=True, tag="sequence"):
 class MappingNode(msgspec.Struct, frozen=True, tag="mapping"):
     """A mapping in the order of its keys; one that is no plain dict has the `name` of its class.
 
-    With `attributes` it is no mapping but an object with fields (a dataclass).
+    With `attributes` it is no mapping but an object with fields (a dataclass). `absent` are fields that are None and
+    no keys, as those that a Hugging Face output leaves empty.
     """
 
     keys: tuple[Key, ...]
     items: tuple[Node, ...]
     name: str = ""
     attributes: bool = False
+    absent: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if len(self.keys) != len(self.items) or len(set(self.keys)) != len(self.keys):
             raise ValueError("a mapping has one item for each of its keys")
         if self.attributes and not all(isinstance(key, str) for key in self.keys):
             raise ValueError("a field is named by text")
+        if any(not name.isidentifier() or name in self.keys or hasattr(Record, name) for name in self.absent):
+            raise ValueError("an absent field is no key, and no method of a mapping")
 
     def with_items(self, items: tuple[Node, ...]) -> MappingNode:
         """The same around other nodes."""
@@ -203,6 +207,7 @@ def plainly_made(node: SequenceNode | MappingNode, values: Sequence[Any]) -> Any
         if not node.name:
             return pairs
         record = Record(pairs)
+        vars(record).update(dict.fromkeys(node.absent))
         if node.attributes:  # a field named `values` is meant, not the method of a dict
             vars(record).update({str(key): value for key, value in pairs.items()})
         return record

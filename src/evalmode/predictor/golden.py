@@ -35,6 +35,8 @@ def disagreement(predictor: OptimizedPredictor, golden: Sequence[Tensor], tolera
     for tensor, now, then in zip(plan.outputs, predictor.run_flat(predictor.probes or ()), golden, strict=True):
         if now.dtype != then.dtype or now.shape != then.shape:
             return f"{tensor.name} is {describe(now)}, and was {describe(then)}"
+        if now.device.type != plan.device.type:
+            return f"{tensor.name} is on {now.device}, and was on {plan.device}"
         then = then.to(now.device)
         if same_bits(now, then):
             continue

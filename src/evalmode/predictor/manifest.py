@@ -21,7 +21,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """What an artifact says about itself.
 
     `payloads` names the section of each configuration of the plan, `versions` the versions of its back end,
-    `instructions` the instruction set of the machine that wrote it. `golden` is how far its outputs may be off on
+    `instructions` the instruction set of the machine that wrote it, `instruction_sets` all of them where a payload is
+    machine code for it. `golden` is how far its outputs may be off on
     another machine, `outputs_digest` the digest of the golden outputs. `instead_of` names the plan that was chosen,
     where that one could not be written and this one was taken in its place.
     """
@@ -32,6 +33,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     versions: dict[str, str]
     environment: Environment
     instructions: str
+    instruction_sets: tuple[str, ...] = ()
     golden: float
     outputs_digest: str
     certificate: Certificate | None = None

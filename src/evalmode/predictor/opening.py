@@ -55,6 +55,8 @@ def _mapping(tree: Mapping[Any, Any]) -> Opened | None:
     if kind is dict:
         return Opened(values, lambda items: MappingNode(keys, items))
 
+    absent = _absent(tree, keys)
+
     def made(new: Sequence[Any]) -> Any:
         pairs = {key: value for key, value in zip(keys, new, strict=True) if value is not OMITTED}
         if dataclasses.is_dataclass(kind):  # a Hugging Face output: its fields are its keys
@@ -65,13 +67,23 @@ def _mapping(tree: Mapping[Any, Any]) -> Opened | None:
         return isinstance(again, Mapping) and list(again) == list(keys) and _identical(again.values(), values)
 
     def node(items: tuple[Node, ...]) -> MappingNode:
-        return MappingNode(keys, items, name)
+        return MappingNode(keys, items, name, absent=absent)
 
     quick = _output_maker(tree, keys)
     maker = (
         _if_it_works(quick, values, lambda again: same(again) and vars(again) == vars(made(values))) if quick else None
     )
     return Opened(values, node, maker or _if_it_works(made, values, same))
+
+
+def _absent(tree: Mapping[Any, Any], keys: tuple[Key, ...]) -> tuple[str, ...]:
+    """The fields that a Hugging Face output leaves empty."""
+    if not dataclasses.is_dataclass(tree):
+        return ()
+    names = (field.name for field in dataclasses.fields(tree))
+    return tuple(
+        name for name in names if name not in keys and not hasattr(dict, name) and getattr(tree, name, 0) is None
+    )
 
 
 def _output_maker(tree: Mapping[Any, Any], keys: tuple[Key, ...]) -> Maker | None:

@@ -195,7 +195,7 @@ class OptimizedPredictor(Predictor):
     def close(self) -> None:
         """Give back memory and threads; it is not called again."""
         if not self._closed:
-            self._closed = True
+            self._closed, self._serialisable = True, None  # which holds the whole search
             derived.unregister(self)
             for executor in (*self._executors, *([self._plain] if self._plain is not None else [])):
                 executor.close()
