@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from evalmode.errors import BatchError, UndefinedFigureError
 from evalmode.measure.catalog import METRICS
+from evalmode.measure.token_loss import token_loss_rows
 
 NAMES = ["token loss", "perplexity", "token accuracy"]
 
@@ -67,3 +68,13 @@ def test_what_does_not_fit_is_refused(outputs, target, words):
     with pytest.raises(BatchError) as caught:
         figure("token loss", outputs, target)
     assert words in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", [torch.uint8, torch.int8, torch.int16, torch.int64])
+def test_targets_of_few_bits_are_the_classes_that_they_say(kind):
+    most = min(torch.iinfo(kind).max, 199)
+    target = torch.tensor([[1, most, 7]]).to(kind)
+    rows = token_loss_rows(torch.zeros(1, 3, 256), target)
+    assert rows[0, 1] == 3
+    assert torch.equal(rows, token_loss_rows(torch.zeros(1, 3, 256), target.long()))
+    assert token_loss_rows(torch.zeros(1, 3, 200), torch.tensor([[1, 156, 7]], dtype=torch.uint8))[0, 1] == 3

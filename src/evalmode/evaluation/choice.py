@@ -8,16 +8,17 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from evalmode.errors import TaskError
 from evalmode.evaluation.answers import Answered
 from evalmode.evaluation.called import called
-from evalmode.evaluation.outputs import unreadable
+from evalmode.evaluation.outputs import is_listed, unreadable
 from evalmode.evaluation.untouched import Untouched
 from evalmode.measure.catalog import METRICS, metric_named
 from evalmode.measure.metric import Metric
-from evalmode.observe.tree import describe, map_tensors
+from evalmode.observe.tree import describe, map_tensors, tensor_leaves
 
 __all__ = [
     "Chosen",
@@ -25,6 +26,7 @@ __all__ = [
     "MetricFunction",
     "chosen_loss",
     "chosen_metrics",
+    "ignored_places",
     "inferred_metrics",
     "refuse_equal_names",
 ]
@@ -99,20 +101,56 @@ def chosen_loss(loss: object, batch: Answered, count: int) -> tuple[Chosen, str]
             expected="a function (outputs, target)",
             fix="loss = torch.nn.functional.cross_entropy",
         )
-    own = [_rows(part, range(count), batch.size) for part in (batch.outputs, _beside(batch))]
+    own = _own(batch, range(count), batch.size)
     result = called("loss(outputs, target)", loss, *own)
     if not isinstance(result, Tensor) or result.ndim:
         return Chosen("loss", lambda batch: loss(batch.outputs, _beside(batch))), ""
 
+    _refuse_number_of_the_batch(loss, own)
+
     def one_by_one(batch: Answered) -> list[float]:
-        parts = (batch.outputs, _beside(batch))
-        return [
-            float(loss(*(_rows(part, range(row, row + 1), batch.size) for part in parts))) for row in range(batch.size)
-        ]
+        return [float(loss(*_own(batch, range(row, row + 1), batch.size))) for row in range(batch.size)]
 
     said = "loss: it gives one number per batch, so it is called once per sample"
-    alone = [float(loss(*(_rows(part, range(row, row + 1), count) for part in own))) for row in range(count)]
+    alone = [float(loss(*_own(batch, range(row, row + 1), batch.size))) for row in range(count)]
     return Chosen("loss", one_by_one), said + _other_together(float(result), alone)
+
+
+def _refuse_number_of_the_batch(loss: Callable[[Any, Any], Any], own: tuple[Any, Any]) -> None:
+    """Refuse a loss that reads a number which the model gives once for a batch: no sample has one of its own."""
+    outputs, target = own
+    if all(leaf.ndim for _, leaf in tensor_leaves(outputs)):
+        return
+    unknown = map_tensors(
+        lambda leaf: torch.full_like(leaf, torch.nan) if not leaf.ndim and leaf.is_floating_point() else leaf, outputs
+    )
+    if math.isfinite(float(loss(outputs, target))) and math.isnan(float(loss(unknown, target))):
+        raise TaskError(
+            "loss(outputs, target) reads a number that the model gives once for a whole batch",
+            expected="a loss of each sample, from what the model gives for each of them",
+            fix="loss = lambda outputs, target: F.cross_entropy(outputs['logits'], target, reduction='none'); for "
+            "tokens metrics = ['token loss']",
+        )
+
+
+def ignored_places(batch: Answered, chosen: tuple[Chosen, ...]) -> str:
+    """In words, that targets of 255 do not count, where a metric leaves them out: in a mask of 0 and 255 they would."""
+    dense = [one.name for one in chosen if one.metric is not None and _of_masks(one.metric.name)]
+    target, scores = batch.target_tensor, batch.scores
+    classes = 2 if scores is None or target is None or scores.ndim <= target.ndim else scores.shape[1]
+    if not dense or target is None or classes > 255 or not bool((target == 255).any()):
+        return ""
+    if classes <= 2 and bool(((target == 0) | (target == 255)).all()):
+        raise TaskError(
+            f"{dense[0]}: the targets hold 0 and 255 alone, and 255 is a place that does not count",
+            expected="class indices, 0 and 1 for two classes",
+            fix="return inputs, mask // 255   # from split(batch); -100 where a place does not count",
+        )
+    return f"{' and '.join(dense)}: places whose target is 255 do not count"
+
+
+def _of_masks(name: str) -> bool:
+    return name.startswith(("mean IoU", "Dice", "binary IoU", "binary Dice"))
 
 
 def _other_together(together: float, alone: list[float]) -> str:
@@ -210,8 +248,9 @@ def _look_like_probabilities(scores: Tensor) -> bool:
 
 def _named(metric: Metric) -> Chosen:
     def values(batch: Answered) -> Tensor:
-        scores = batch.scores
-        if metric.name == "accuracy" and batch.predicted is not None:
+        scores, per_sample = batch.scores, metric.per_sample
+        if metric.decides and batch.predicted is not None:
+            per_sample = _of_as_many_classes(metric, scores, batch.predicted)
             scores = batch.predicted
         if scores is None:
             raise unreadable(batch.outputs)
@@ -221,9 +260,17 @@ def _named(metric: Metric) -> Chosen:
                 expected="a tensor",
                 fix="return inputs, target   # from split(batch), target as a tensor",
             )
-        return metric.per_sample(scores, batch.target_tensor)
+        return per_sample(scores, batch.target_tensor)
 
     return Chosen(metric.name, values, metric)
+
+
+def _of_as_many_classes(metric: Metric, scores: Tensor | None, predicted: Tensor) -> Callable[[Tensor, Tensor], Any]:
+    """What a metric reads of classes given for every place: the scores beside them tell how many there are."""
+    known = scores is not None and scores.ndim == predicted.ndim + 1 and not predicted.is_floating_point()
+    if metric.name in {"mean IoU", "Dice"} and known and scores is not None and scores.shape[1] > 1:
+        return metric_named(f"{metric.name} of {scores.shape[1]} classes").per_sample
+    return metric.per_sample
 
 
 def _chosen(name: str, metric: object, tell: Callable[[str], object]) -> Chosen:
@@ -256,8 +303,19 @@ def _beside(batch: Answered) -> Any:
     return map_tensors(lambda tensor: tensor.to(device), batch.target)
 
 
+def _own(batch: Answered, rows: range, size: int) -> tuple[Any, Any]:
+    """Outputs and target of some samples, as a batch of their own."""
+    target = _beside(batch)
+    if isinstance(target, list | tuple) and len(target) == size:  # one entry for each sample, whatever it is
+        return _rows(batch.outputs, rows, size), target[rows.start : rows.stop]
+    return _rows(batch.outputs, rows, size), _rows(target, rows, size)
+
+
 def _rows(part: Any, rows: range, size: int) -> Any:
-    """Some samples of outputs or target, as a batch of their own."""
+    if is_listed(part, size):
+        return part[rows.start : rows.stop]
+    if isinstance(part, dict) and any(is_listed(inner, size) for inner in part.values()):
+        return {name: _rows(inner, rows, size) for name, inner in part.items()}
     return map_tensors(lambda leaf: leaf[rows.start : rows.stop] if leaf.ndim and len(leaf) == size else leaf, part)
 
 

@@ -22,6 +22,7 @@ from evalmode.evaluation.effects import (
     plain,
     refuse_whole,
 )
+from evalmode.evaluation.labels import each_apart
 from evalmode.evaluation.matching import matched, shared_metrics
 from evalmode.evaluation.result import Evaluation
 from evalmode.evaluation.samples import Samples
@@ -329,18 +330,17 @@ def _clusters(groups: str | NDArray[Any] | None, samples: Samples) -> NDArray[An
                 expected=f"one of {', '.join(map(repr, samples.columns)) or 'none'}",
                 fix="give the group of each sample as an array, in the order of the first result",
             )
-        return samples.columns[groups]
+        groups = samples.columns[groups]
     values = np.asarray(groups)
     if values.shape != (len(samples),):
         raise UsageError(f"groups has shape {values.shape}", expected=f"one group per sample, shape ({len(samples)},)")
-    return values
+    return each_apart(values)[0]
 
 
 def _notes(results: Mapping[str, Evaluation]) -> tuple[str, ...]:
     """What a reader of the comparison should know about the results."""
     notes = []
-    without = [label for label, result in results.items() if result.samples.target is None]
-    if without:
+    if without := [label for label, result in results.items() if result.samples.target is None]:
         notes.append(f"no targets were kept of {', '.join(without)}: the samples were matched by their ids alone")
     for label, result in results.items():
         if not result.record.exact:

@@ -132,6 +132,9 @@ def described(value: Any, within: tuple[Any, ...] = ()) -> str:
         digest = hashlib.sha256()
         _update(digest, value)
         return f"values {digest.hexdigest()[:12]}"
+    if hasattr(type(value), "__array__"):  # a Series keeps its values where no attribute of its own shows them
+        array = np.asarray(value)
+        return f"{type(value).__qualname__} {described(array.tolist() if array.dtype.kind == 'O' else array, within)}"
     if isinstance(value, enum.Enum):
         return f"{type(value).__qualname__}.{value.name}"
     if isinstance(value, np.generic):

@@ -16,7 +16,7 @@ from evalmode.errors import TaskError, UnreadColumnError, UsageError
 from evalmode.observe.tree import describe
 from evalmode.predictor.optimized import OptimizedPredictor
 
-__all__ = ["GROUPS", "Labels", "given_values", "inputs_named", "lone_input", "without_columns"]
+__all__ = ["GROUPS", "Labels", "each_apart", "given_values", "inputs_named", "lone_input", "without_columns"]
 
 Values = NDArray[Any]
 GROUPS = "groups="
@@ -160,6 +160,22 @@ def given_values(values: Any, name: str) -> Values:
         elif there.dtype.kind == "U":
             array = np.array([_MISSING if none else value for value, none in zip(array, absent, strict=True)], str)
     return _one_each(array, name)
+
+
+def each_apart(groups: Values) -> tuple[Values, int]:
+    """The groups with one of its own for each sample that has none (NaN), and how many these are.
+
+    Example:
+        >>> each_apart(np.array([7.0, 7.0, np.nan, np.nan]))
+        (array([0, 0, 1, 2]), 2)
+    """
+    if groups.dtype.kind != "f" or not (absent := np.isnan(groups)).any():
+        return groups, 0
+    numbers = np.empty(len(groups), np.int64)
+    known, numbers[~absent] = np.unique(groups[~absent], return_inverse=True)
+    alone = int(absent.sum())
+    numbers[absent] = len(known) + np.arange(alone)
+    return numbers, alone
 
 
 def _one_each(values: Any, name: str) -> Values:

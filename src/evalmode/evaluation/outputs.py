@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from evalmode.errors import BatchError, NonFiniteOutputError, TaskError
+from evalmode.errors import BatchError, ModelRunError, NonFiniteOutputError, TaskError
 from evalmode.observe.tree import describe, leaves, map_leaves
 
-__all__ = ["as_tensor", "joined", "main_output", "refuse_non_finite", "rows_of", "unreadable"]
+__all__ = ["as_tensor", "is_listed", "joined", "main_output", "refuse_non_finite", "rows_of", "unreadable"]
 
 _VALUES = (str, bytes, bool, int, float, type(None), np.generic)
 
@@ -83,7 +83,7 @@ def joined(parts: list[Any], size: int) -> Any:
         {'scores': tensor([0., 1.]), 'words': ['a', 'b']}
     """
     first = parts[0]
-    if type(first) is list and len(first) == size and all(isinstance(value, _VALUES) for value in first):
+    if type(first) is list and is_listed(first, size) and all(isinstance(value, _VALUES) for value in first):
         return [value for part in parts for value in part]
     if type(first) is dict:
         return {name: joined([part[name] for part in parts], size) for name in first}
@@ -95,9 +95,27 @@ def joined(parts: list[Any], size: int) -> Any:
         if not isinstance(leaf, torch.Tensor | np.ndarray) or not leaf.ndim or len(leaf) != size:
             return leaf
         pieces: list[Any] = [leaf, *(other[path] for other in others)]
+        shapes = [tuple(piece.shape[1:]) for piece in pieces]
+        if odd := [shape for shape in shapes if shape != shapes[0]]:
+            raise ModelRunError(
+                f"the model's outputs{f' at {path}' if path else ''} have rows of shape {shapes[0]} in one execution "
+                f"and {odd[0]} in another",
+                expected="rows of one shape, whatever samples run together",
+                fix="pad the outputs to one length in forward(), or exact=False with a DataLoader",
+            )
         return torch.cat(pieces) if isinstance(leaf, torch.Tensor) else np.concatenate(pieces)
 
     return map_leaves(at, first)
+
+
+def is_listed(tree: object, size: int) -> bool:
+    """Whether it is a list with an entry for each of the rows, as of texts.
+
+    Example:
+        >>> is_listed(["a", "b"], 2), is_listed([torch.zeros(2), torch.zeros(2)], 2)
+        (True, False)
+    """
+    return isinstance(tree, list) and len(tree) == size and not any(isinstance(part, Tensor) for part in tree)
 
 
 def rows_of(values: Tensor, *, what: str) -> int:

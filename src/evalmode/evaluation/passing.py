@@ -253,7 +253,7 @@ class Pass:
         positions = np.asarray(group.positions[rows], np.int64)
         digests = np.array(group.digests[rows], np.uint64) if group.digests else None
         self.keeping.add(positions, ids[rows], reading, {name: own[rows] for name, own in columns.items()}, digests)
-        self.tracker.add(len(positions), reading)
+        self.tracker.add(len(positions), reading, rooted=self.reader.first_is_rooted)
 
     def _read_one_by_one(self, ran: _Ran, error: EvalmodeError) -> None:
         """Find the samples for which reading fails, each beside copies of itself; the others count."""

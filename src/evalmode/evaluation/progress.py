@@ -26,7 +26,8 @@ _EVERY = 0.2  # seconds between two reports
 @dataclass(frozen=True, slots=True)
 class Progress:
     """How far it is. `total` and `seconds_left` are None where the data has no length; `value` is the first metric's
-    figure so far, from `low` to `high`, where it has one value for each sample. Units: seconds, samples a second."""
+    figure of the samples that ran so far, without those of an earlier run, from `low` to `high`, where it has one value
+    for each sample. Units: seconds, samples a second."""
 
     done: int
     total: int | None
@@ -69,9 +70,12 @@ class Tracker:
         self.count = 0
         self.sums = (0.0, 0.0)
         self.proportion = False
+        self.rooted = False
 
-    def add(self, count: int, reading: Reading | None = None) -> None:
-        """Take in samples that are done; those that were left out have no reading."""
+    def add(self, count: int, reading: Reading | None = None, *, rooted: bool = False) -> None:
+        """Take in samples that are done; those that were left out have no reading. `rooted` says that the first metric
+        is the root of a mean."""
+        self.rooted = rooted or self.rooted
         self.done += count
         if self.tell is None:
             return
@@ -93,6 +97,8 @@ class Tracker:
         rate = (self.done - self.before) / seconds if seconds > 0 else 0.0
         left = (self.total - self.done) / rate if self.total is not None and rate > 0 else None
         value, low, high = self._figure()
+        if self.rooted:
+            value, low, high = (None if end is None else math.sqrt(max(end, 0.0)) for end in (value, low, high))
         return Progress(self.done, self.total, seconds, rate, left, self.metric, value, low, high)
 
     def _add(self, reading: Reading) -> None:

@@ -13,8 +13,15 @@ from torch import Tensor
 
 from evalmode.errors import BatchError, EvalmodeError, TaskError
 from evalmode.evaluation.answers import Answered, answered
-from evalmode.evaluation.choice import Chosen, MetricFunction, chosen_loss, inferred_metrics, refuse_equal_names
-from evalmode.evaluation.outputs import as_tensor
+from evalmode.evaluation.choice import (
+    Chosen,
+    MetricFunction,
+    chosen_loss,
+    ignored_places,
+    inferred_metrics,
+    refuse_equal_names,
+)
+from evalmode.evaluation.outputs import as_tensor, is_listed
 from evalmode.evaluation.untouched import Untouched
 from evalmode.measure.metric import Aggregate
 from evalmode.observe.tree import describe, map_leaves
@@ -111,6 +118,12 @@ class Reader:
             if self.chosen is None:
                 self.chosen = self._choose(batch, count)
 
+    @property
+    def first_is_rooted(self) -> bool:
+        """Whether the first metric is the root of a mean of what is read of the samples."""
+        first = self.chosen[0].metric if self.chosen else None
+        return first is not None and first.aggregate is Aggregate.ROOT_MEAN
+
     def say(self, *lines: str) -> None:
         """Keep what was inferred, once."""
         self.said.update(dict.fromkeys(line for line in lines if line))
@@ -120,6 +133,7 @@ class Reader:
         if chosen is None:
             chosen, said = inferred_metrics(batch)
             self.say(said)
+        self.say(ignored_places(batch, chosen))
         if self.loss is not None and batch.target is not None:
             loss, said = chosen_loss(self.loss, batch, count)
             self.say(said)
@@ -146,9 +160,9 @@ def rows_again(tree: Any, rows: Sequence[int], size: int) -> Any:
         [0, 2, 0, 2]
     """
     held = [rows[place % len(rows)] for place in range(size)]
-    if _is_listed(tree, size):
+    if is_listed(tree, size):
         return [tree[row] for row in held]
-    if isinstance(tree, dict) and any(_is_listed(part, size) for part in tree.values()):
+    if isinstance(tree, dict) and any(is_listed(part, size) for part in tree.values()):
         return {name: rows_again(part, rows, size) for name, part in tree.items()}
     return map_leaves(
         lambda _, leaf: (
@@ -156,11 +170,6 @@ def rows_again(tree: Any, rows: Sequence[int], size: int) -> Any:
         ),
         tree,
     )
-
-
-def _is_listed(tree: object, size: int) -> bool:
-    """Whether it is a list with an entry for each of the rows, as of texts."""
-    return isinstance(tree, list) and len(tree) == size and not any(isinstance(part, Tensor) for part in tree)
 
 
 def predictions(batch: Answered, chosen: tuple[Chosen, ...]) -> Tensor | None:

@@ -53,15 +53,17 @@ def apart(metrics: Any) -> tuple[Any, dict[str, Any]]:
     return metrics, {}
 
 
-def records(metrics: Mapping[str, Any], samples: Samples) -> tuple[MetricRecord, ...]:
+def records(metrics: Mapping[str, Any], samples: Samples, *, predicted: bool = False) -> tuple[MetricRecord, ...]:
     """The figures of metrics of torchmetrics; a copy is updated, so the user's own keeps its state.
+
+    They read scores; where the task has a `prediction` (`predicted`), what that gave.
 
     Raises:
         TaskError: nothing was kept that they could read, or one of them fails.
     """
     found: list[MetricRecord] = []
     for name, metric in metrics.items():
-        outputs = samples.scores if samples.scores is not None else samples.prediction
+        outputs = samples.prediction if predicted or samples.scores is None else samples.scores
         if outputs is None or samples.target is None:
             raise TaskError(
                 f"{name} cannot be computed: outputs or targets differ in shape from sample to sample",
@@ -84,7 +86,7 @@ def _records(name: str, metric: Any, outputs: torch.Tensor, target: torch.Tensor
             f"the metric {name!r} failed: {type(error).__name__}: {error}",
             expected=f"it takes outputs of shape (N{''.join(f', {size}' for size in outputs.shape[1:])}) and targets "
             f"of shape (N{''.join(f', {size}' for size in target.shape[1:])})",
-            fix="bring outputs into its form with prediction(outputs)",
+            fix="bring outputs into its form with prediction(outputs): it reads what that returns",
         ) from error
     return [_record(label, number, len(outputs)) for label, number in _numbers(name, value)]
 

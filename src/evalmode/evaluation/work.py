@@ -31,7 +31,7 @@ from evalmode.evaluation.groups import Group
 from evalmode.evaluation.identity import data_identity, described, model_identity, told_whole
 from evalmode.evaluation.journal import Journal
 from evalmode.evaluation.keeping import Keeping
-from evalmode.evaluation.labels import GROUPS, Labels, inputs_named
+from evalmode.evaluation.labels import GROUPS, Labels, each_apart, inputs_named
 from evalmode.evaluation.loader_checks import endless, require_end, worker_deaths_told
 from evalmode.evaluation.loading import Loading
 from evalmode.evaluation.options import Options
@@ -252,7 +252,10 @@ class Work:
         clusters = self._clusters(samples)
         records, said = records_of(metrics, samples, confidence, clusters)
         if self.whole:
-            records = (*records, *whole_metrics.records(self.whole, samples))
+            records = (
+                *records,
+                *whole_metrics.records(self.whole, samples, predicted=self.options.prediction is not None),
+            )
             refuse_equal_names([record.name for record in records])
         exact = self.runner.exact and self.options.exact
         record = EvaluationRecord(
@@ -286,7 +289,10 @@ class Work:
         groups = self.options.groups
         if groups is None:
             return None
-        return samples.columns[groups if isinstance(groups, str) else GROUPS]
+        found, alone = each_apart(samples.columns[groups if isinstance(groups, str) else GROUPS])
+        if alone:
+            self.notes.append(f"groups: {alone} samples have none: each of them is taken for one of its own")
+        return found
 
     def _worst(
         self, metrics: dict[str, Metric], samples: Samples, places: Sequence[int] | NDArray[np.int64]

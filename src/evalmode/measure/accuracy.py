@@ -93,11 +93,14 @@ def binary_accuracy_of_probabilities_per_sample(probabilities: Tensor, target: T
     return rows[:, 0] == rows[:, 1]
 
 
-ACCURACY = Metric("accuracy", accuracy_per_sample, Aggregate.PROPORTION, higher_is_better=True)
-BINARY_ACCURACY = Metric("binary accuracy", binary_accuracy_per_sample, Aggregate.PROPORTION, higher_is_better=True)
+ACCURACY = Metric("accuracy", accuracy_per_sample, Aggregate.PROPORTION, higher_is_better=True, decides=True)
+BINARY_ACCURACY = Metric(
+    "binary accuracy", binary_accuracy_per_sample, Aggregate.PROPORTION, higher_is_better=True, decides=True
+)
 BINARY_ACCURACY_OF_PROBABILITIES = Metric(
     "binary accuracy of probabilities",
     binary_accuracy_of_probabilities_per_sample,
     Aggregate.PROPORTION,
     higher_is_better=True,
+    decides=True,
 )

@@ -86,7 +86,7 @@ def _many(above: NDArray[np.float64], below: NDArray[np.float64]) -> NDArray[np.
 
 
 _STATISTIC = RankStatistic("AUROC", _exact, _many, pairs=True)
-AUROC = Metric("AUROC", auroc_rows, Aggregate.STATISTIC, True, _STATISTIC)
+AUROC = Metric("AUROC", auroc_rows, Aggregate.STATISTIC, True, _STATISTIC, least=0.0, most=1.0)
 AUROC_OF_PROBABILITIES = Metric(
-    "AUROC of probabilities", auroc_of_probabilities_rows, Aggregate.STATISTIC, True, _STATISTIC
+    "AUROC of probabilities", auroc_of_probabilities_rows, Aggregate.STATISTIC, True, _STATISTIC, least=0.0, most=1.0
 )

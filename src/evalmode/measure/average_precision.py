@@ -95,7 +95,15 @@ def _many(above: NDArray[np.float64], below: NDArray[np.float64]) -> NDArray[np.
 
 
 _STATISTIC = RankStatistic("average precision", _exact, _many)
-AVERAGE_PRECISION = Metric("average precision", average_precision_rows, Aggregate.STATISTIC, True, _STATISTIC)
+AVERAGE_PRECISION = Metric(
+    "average precision", average_precision_rows, Aggregate.STATISTIC, True, _STATISTIC, least=0.0, most=1.0
+)
 AVERAGE_PRECISION_OF_PROBABILITIES = Metric(
-    "average precision of probabilities", average_precision_of_probabilities_rows, Aggregate.STATISTIC, True, _STATISTIC
+    "average precision of probabilities",
+    average_precision_of_probabilities_rows,
+    Aggregate.STATISTIC,
+    True,
+    _STATISTIC,
+    least=0.0,
+    most=1.0,
 )

@@ -103,9 +103,25 @@ def _many(right: NDArray[np.float64], _: NDArray[np.float64], samples: NDArray[n
 
 
 _STATISTIC = DecisionStatistic(_exact, _many, recalls=True)
-BALANCED_ACCURACY = Metric("balanced accuracy", balanced_accuracy_rows, Aggregate.STATISTIC, True, _STATISTIC)
+BALANCED_ACCURACY = Metric(
+    "balanced accuracy",
+    balanced_accuracy_rows,
+    Aggregate.STATISTIC,
+    True,
+    _STATISTIC,
+    decides=True,
+    least=0.0,
+    most=1.0,
+)
 BINARY_BALANCED_ACCURACY = Metric(
-    "binary balanced accuracy", binary_balanced_accuracy_rows, Aggregate.STATISTIC, True, _STATISTIC
+    "binary balanced accuracy",
+    binary_balanced_accuracy_rows,
+    Aggregate.STATISTIC,
+    True,
+    _STATISTIC,
+    decides=True,
+    least=0.0,
+    most=1.0,
 )
 BINARY_BALANCED_ACCURACY_OF_PROBABILITIES = Metric(
     "binary balanced accuracy of probabilities",
@@ -113,4 +129,7 @@ BINARY_BALANCED_ACCURACY_OF_PROBABILITIES = Metric(
     Aggregate.STATISTIC,
     True,
     _STATISTIC,
+    decides=True,
+    least=0.0,
+    most=1.0,
 )

@@ -121,11 +121,14 @@ def _of_positive(shares: NDArray[np.float64], target: Tensor, metric: str) -> Te
     return torch.from_numpy((shares - class_indices(target, classes=2, metric=metric).numpy()) ** 2)
 
 
-BRIER_SCORE = Metric("Brier score", brier_score_per_sample, higher_is_better=False)
+BRIER_SCORE = Metric("Brier score", brier_score_per_sample, higher_is_better=False, least=0.0)
 BRIER_SCORE_OF_PROBABILITIES = Metric(
-    "Brier score of probabilities", brier_score_of_probabilities_per_sample, higher_is_better=False
+    "Brier score of probabilities", brier_score_of_probabilities_per_sample, higher_is_better=False, least=0.0
 )
-BINARY_BRIER_SCORE = Metric("binary Brier score", binary_brier_score_per_sample, higher_is_better=False)
+BINARY_BRIER_SCORE = Metric("binary Brier score", binary_brier_score_per_sample, higher_is_better=False, least=0.0)
 BINARY_BRIER_SCORE_OF_PROBABILITIES = Metric(
-    "binary Brier score of probabilities", binary_brier_score_of_probabilities_per_sample, higher_is_better=False
+    "binary Brier score of probabilities",
+    binary_brier_score_of_probabilities_per_sample,
+    higher_is_better=False,
+    least=0.0,
 )

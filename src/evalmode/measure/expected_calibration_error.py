@@ -171,11 +171,18 @@ def _of_positive(shares: NDArray[np.float64], target: Tensor, metric: str) -> Te
 
 _CAVEAT = "ECE is biased upwards, and so is its interval"
 
-ECE = Metric("ECE", ece_rows, Aggregate.STATISTIC, False, _Gaps(), _CAVEAT)
+ECE = Metric("ECE", ece_rows, Aggregate.STATISTIC, False, _Gaps(), _CAVEAT, least=0.0, most=1.0)
 ECE_OF_PROBABILITIES = Metric(
-    "ECE of probabilities", ece_of_probabilities_rows, Aggregate.STATISTIC, False, _Gaps(), _CAVEAT
+    "ECE of probabilities", ece_of_probabilities_rows, Aggregate.STATISTIC, False, _Gaps(), _CAVEAT, least=0.0, most=1.0
 )
-BINARY_ECE = Metric("binary ECE", binary_ece_rows, Aggregate.STATISTIC, False, _Gaps(), _CAVEAT)
+BINARY_ECE = Metric("binary ECE", binary_ece_rows, Aggregate.STATISTIC, False, _Gaps(), _CAVEAT, least=0.0, most=1.0)
 BINARY_ECE_OF_PROBABILITIES = Metric(
-    "binary ECE of probabilities", binary_ece_of_probabilities_rows, Aggregate.STATISTIC, False, _Gaps(), _CAVEAT
+    "binary ECE of probabilities",
+    binary_ece_of_probabilities_rows,
+    Aggregate.STATISTIC,
+    False,
+    _Gaps(),
+    _CAVEAT,
+    least=0.0,
+    most=1.0,
 )

@@ -24,6 +24,7 @@ __all__ = [
     "narrowed",
     "proportion_interval",
     "widened",
+    "within",
 ]
 
 RESAMPLES = 9999
@@ -142,6 +143,19 @@ def _analytic(ordered: NDArray[np.float64], confidence: float) -> Interval:
         return Interval(None, None, f"no interval: the values are too skewed for a confidence of {confidence}")
     low, high = (mean + standard_error * shift / (1 - acceleration * shift) ** 2 for shift in shifts)
     return Interval(low, high, "ABC, the analytic form of the BCa bootstrap")
+
+
+def within(interval: Interval, least: float, most: float) -> Interval:
+    """The interval, cut where no figure can lie.
+
+    Example:
+        >>> within(Interval(0.9, 1.1, "jackknife"), 0.0, 1.0).high
+        1.0
+    """
+    if interval.low is None or interval.high is None:
+        return interval
+    low, high = (min(max(end, least), most) for end in (interval.low, interval.high))
+    return interval if (low, high) == (interval.low, interval.high) else Interval(low, high, interval.method)
 
 
 def widened(tail: float, units: int) -> float:

@@ -120,11 +120,11 @@ def binary_log_loss_of_probabilities_per_sample(probabilities: Tensor, target: T
         return torch.from_numpy(-np.where(positive, np.log(shares), np.log1p(-shares)) + 0.0)
 
 
-LOG_LOSS = Metric("log loss", log_loss_per_sample, higher_is_better=False)
-BINARY_LOG_LOSS = Metric("binary log loss", binary_log_loss_per_sample, higher_is_better=False)
+LOG_LOSS = Metric("log loss", log_loss_per_sample, higher_is_better=False, least=0.0)
+BINARY_LOG_LOSS = Metric("binary log loss", binary_log_loss_per_sample, higher_is_better=False, least=0.0)
 LOG_LOSS_OF_PROBABILITIES = Metric(
-    "log loss of probabilities", log_loss_of_probabilities_per_sample, higher_is_better=False
+    "log loss of probabilities", log_loss_of_probabilities_per_sample, higher_is_better=False, least=0.0
 )
 BINARY_LOG_LOSS_OF_PROBABILITIES = Metric(
-    "binary log loss of probabilities", binary_log_loss_of_probabilities_per_sample, higher_is_better=False
+    "binary log loss of probabilities", binary_log_loss_of_probabilities_per_sample, higher_is_better=False, least=0.0
 )

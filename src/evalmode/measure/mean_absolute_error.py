@@ -68,4 +68,4 @@ def absolute_error_per_sample(outputs: Tensor, target: Tensor) -> Tensor:
     return mean_of_each_sample((wide - wanted).abs())
 
 
-MEAN_ABSOLUTE_ERROR = Metric("mean absolute error", absolute_error_per_sample, higher_is_better=False)
+MEAN_ABSOLUTE_ERROR = Metric("mean absolute error", absolute_error_per_sample, higher_is_better=False, least=0.0)

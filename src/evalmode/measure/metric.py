@@ -74,7 +74,8 @@ class Metric:
     """A named figure over a test set, in two pure parts: `per_sample` and `figure`.
 
     `higher_is_better` is None where nobody said it, as of a user's own function. `caveat` is what its intervals do not
-    cover, and is said beside their method.
+    cover, and is said beside their method. `decides` says that it reads decisions alone: it takes class indices, as a
+    task's `prediction` gives them, as well as scores. No figure lies below `least` or above `most`.
 
     Shapes: `per_sample` takes outputs and target with N samples along axis 0 and gives `(N,)` booleans for a
     proportion, `(N,)` float64 for a mean, and `(N, K)` float64 for a statistic. Samples are the only thing summed over,
@@ -92,6 +93,9 @@ class Metric:
     higher_is_better: bool | None = None
     statistic: Statistic | None = None
     caveat: str = ""
+    decides: bool = False
+    least: float = -math.inf
+    most: float = math.inf
 
     def __post_init__(self) -> None:
         if (self.aggregate is Aggregate.STATISTIC) != (self.statistic is not None):

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from evalmode.errors import ComparisonError, UsageError
 from evalmode.measure.bootstrap import Figures, Resampled, Student, Uncertainty, ratio_of, sums_of, uncertainty
-from evalmode.measure.intervals import NO_SCIPY, Interval, check_confidence, has_scipy
+from evalmode.measure.intervals import NO_SCIPY, Interval, check_confidence, has_scipy, within
 from evalmode.measure.metric import Aggregate, Metric
 from evalmode.measure.resampling import cells_of
 from evalmode.measure.score_interval import PairedProportions
@@ -106,6 +106,7 @@ def paired(
     else:
         found = _resampled(metric, rows_a, rows_b, clusters)
     interval, least = _interval(found, confidence), 0.0
+    interval = within(interval, metric.least - metric.most, metric.most - metric.least)
     if test and margin is not None:
         least = max(0.0, 1 - margin) ** len(rows_a)  # of no disagreement, were that share of the decisions worse
     elif not test:

@@ -70,4 +70,5 @@ PERPLEXITY = Metric(
     Aggregate.STATISTIC,
     False,
     SumStatistic("perplexity", _ratio, "no token counts: every target is -100", "a token to answer"),
+    least=1.0,
 )

@@ -99,4 +99,4 @@ class _Explained:
         return ()
 
 
-R_SQUARED = Metric("R²", r_squared_rows, Aggregate.STATISTIC, True, _Explained())
+R_SQUARED = Metric("R²", r_squared_rows, Aggregate.STATISTIC, True, _Explained(), most=1.0)

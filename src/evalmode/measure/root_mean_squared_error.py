@@ -57,5 +57,5 @@ def squared_error_per_sample(outputs: Tensor, target: Tensor) -> Tensor:
 
 
 ROOT_MEAN_SQUARED_ERROR = Metric(
-    "root mean squared error", squared_error_per_sample, Aggregate.ROOT_MEAN, higher_is_better=False
+    "root mean squared error", squared_error_per_sample, Aggregate.ROOT_MEAN, higher_is_better=False, least=0.0
 )

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from evalmode.certificate import MetricRecord
 from evalmode.errors import UsageError
 from evalmode.measure.bootstrap import bootstrap_interval
-from evalmode.measure.intervals import Interval, mean_interval, proportion_interval
+from evalmode.measure.intervals import Interval, mean_interval, proportion_interval, within
 from evalmode.measure.metric import Aggregate, Metric
 
 __all__ = ["metric_record"]
@@ -43,7 +43,7 @@ def metric_record(
             expected="the group of each sample, shape (samples,)",
         )
     count = int(np.count_nonzero(rows)) if metric.aggregate is Aggregate.PROPORTION else None
-    interval = _interval(metric, rows, value, confidence, clusters)
+    interval = within(_interval(metric, rows, value, confidence, clusters), metric.least, metric.most)
     caveat = f"; {metric.caveat}" if metric.caveat and interval.low is not None else ""
     return MetricRecord(
         name=metric.name,

@@ -74,4 +74,6 @@ TOKEN_ACCURACY = Metric(
     Aggregate.STATISTIC,
     True,
     SumStatistic("token accuracy", _ratio, "no token counts: every target is -100", "a token to answer"),
+    least=0.0,
+    most=1.0,
 )

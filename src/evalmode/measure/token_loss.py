@@ -70,4 +70,5 @@ TOKEN_LOSS = Metric(
     Aggregate.STATISTIC,
     False,
     SumStatistic("token loss", _ratio, "no token counts: every target is -100", "a token to answer"),
+    least=0.0,
 )

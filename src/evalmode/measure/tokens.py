@@ -49,6 +49,7 @@ def summed_over_tokens(
             expected="scores of shape (N, T, C), the classes last, and whole numbers of shape (N, T)",
             fix="return outputs.transpose(1, 2)   # in prediction(outputs), where the classes come second",
         )
+    target = target.long()  # in fewer bits -100 and the number of classes would be other numbers
     kept, classes = target != IGNORED, outputs.shape[2]
     bad = kept & ((target < 0) | (target >= classes))
     if bool(bad.any()):
@@ -60,7 +61,7 @@ def summed_over_tokens(
     rows = []
     for scores, wanted, counted in zip(outputs, target, kept, strict=True):
         parts = [
-            value(part.double().numpy(), labels.long().numpy())
+            value(part.double().numpy(), labels.numpy())
             for part, labels in zip(scores[counted].split(PLACES), wanted[counted].split(PLACES), strict=True)
         ]
         rows.append([math.fsum(np.concatenate(parts)), int(counted.sum())])
