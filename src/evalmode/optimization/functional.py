@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import operator
 from typing import Any
 
@@ -80,7 +81,20 @@ def _ordinary(node: fx.Node) -> Any:
     before = given.meta.get("val") if isinstance(given, fx.Node) else None
     if found is None or before is None or before.dtype != wanted.dtype:
         return None
-    return found
+    return found if _dtype(found, node) is wanted.dtype else None  # a comparison gives booleans, a sum may promote
+
+
+def _dtype(operator_: Any, node: fx.Node) -> torch.dtype | None:
+    """The dtype of what an operator gives for the arguments of a node; None where it cannot be told."""
+    args, kwargs = (fx.node.map_arg(part, lambda used: used.meta.get("val")) for part in (node.args, node.kwargs))
+    values: Any = args
+    mode = getattr(values[0], "fake_mode", None)
+    try:
+        with mode if mode is not None else contextlib.nullcontext():
+            answer: Any = operator_(*values, **kwargs)  # type: ignore[arg-type]
+    except Exception:  # noqa: BLE001 - an operator may refuse in any way
+        return None
+    return getattr(answer, "dtype", None)
 
 
 def _is_owned(owner: fx.Node, writer: fx.Node) -> bool:

@@ -20,6 +20,7 @@ from evalmode.optimization.tracing import quiet_torch
 
 __all__ = [
     "add_constant",
+    "answers_with",
     "arguments",
     "constant_of",
     "drawing_nodes",
@@ -211,6 +212,9 @@ def writing_nodes(module: fx.GraphModule) -> list[fx.Node]:
 
 def _writes(node: fx.Node) -> bool:
     target: Any = node.target
+    if isinstance(target, torch._ops.HigherOrderOperator):  # noqa: SLF001 - its documented home
+        parts = [_part_of(used) for used in node.all_input_nodes if used.op == "get_attr"]
+        return any(writing_nodes(part) for part in parts if part is not None)
     schema = getattr(target, "_schema", None)
     if schema is None:
         return target is not operator.getitem and not _is_plain(target)
@@ -220,6 +224,14 @@ def _writes(node: fx.Node) -> bool:
         given = arguments(node)
         return given.get("training") is True and given.get("running_mean") is not None
     return False
+
+
+def _part_of(node: fx.Node) -> fx.GraphModule | None:
+    """The graph that a higher-order operator runs, if that is what a node fetches."""
+    part: Any = node.graph.owning_module
+    for name in str(node.target).split("."):
+        part = getattr(part, name, None)
+    return part if isinstance(part, fx.GraphModule) else None
 
 
 def _is_plain(target: Any) -> bool:
@@ -251,6 +263,15 @@ def where(node: fx.Node) -> str:
     return re.sub(r"^model(\.|$)", "", path) or node.name
 
 
+def answers_with(node: fx.Node, *, but: fx.Node | None = None) -> bool:
+    """Whether an output of the graph is this node's value, or may be a view of it; through `but` does not count."""
+    return any(
+        user.op == "output" or (not makes_new(user) and answers_with(user, but=but))
+        for user in node.users
+        if user is not but
+    )
+
+
 def makes_new(node: fx.Node) -> bool:
     """Whether the node's value shares memory with none of its arguments."""
     target: Any = node.target
@@ -259,5 +280,7 @@ def makes_new(node: fx.Node) -> bool:
         return False
     if schema.is_mutable or any(answer.alias_info is not None for answer in schema.returns):
         return False
+    if schema.name == "aten::einsum" and len(node.args) > 1 and len(node.args[1]) < 2:  # type: ignore[arg-type]
+        return False  # a mere transposition is a view
     composite = torch._C._dispatch_has_kernel_for_dispatch_key(target.name(), "CompositeImplicitAutograd")  # noqa: SLF001 - no public question
     return not composite or schema.name.removeprefix("aten::") in _MAKES_NEW

@@ -33,9 +33,29 @@ class Neighbours:
     problem: str = ""
     dims: int = 0
 
-    def put_second(self, module: nn.Module) -> None:
-        """Put `module` in place of the second one."""
-        replace_child(self.holder, self.key, module)
+    def fuse(self, module: nn.Module) -> None:
+        """Let the holder run `module` in place of both.
+
+        Its children stay as they are: other code may call one of them by itself, on a branch that no example took.
+        """
+        holder: Any = self.holder
+        if type(holder) is not _Fused:
+            holder.__class__, holder.steps = _Fused, list(holder.children())
+        module.training = False
+        place = next(number for number, step in enumerate(holder.steps) if step is self.first)
+        holder.steps[place : place + 2] = [module]
+
+
+class _Fused(nn.Sequential):
+    """A `Sequential` that runs `steps` in place of its children."""
+
+    steps: list[nn.Module]
+
+    def forward(self, input: Any) -> Any:  # noqa: A002 - its name in torch
+        """What its children would give."""
+        for step in self.steps:
+            input = step(input)  # noqa: A001 - as above
+        return input
 
 
 def neighbours_in(
@@ -95,7 +115,7 @@ def _observed(model: nn.Module, inputs: Sequence[Tensor], pairs: list[Neighbours
         return pairs
     calls: list[_Call] = []
     with _watched(model, calls), torch.no_grad():
-        model(*inputs)
+        model(*(tensor.clone() for tensor in inputs))  # it may write into them
     result = []
     for pair in pairs:
         firsts = [call for call in calls if call.module is pair.first]

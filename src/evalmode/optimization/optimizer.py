@@ -239,6 +239,8 @@ def _optimized(
     search = Search(subject, settings, judge_within, say, started_at=begin, notes=notes)
     key = _key(model, subject, request, settings)
     known = start or (read_plan(key) if key is not None else None)
+    if known is not start and known is not None and task is not None and not known.configurations:
+        known = None  # that nothing passed was said of other data
     if known is None or not resume(search, known):
         search.run()
         known = None

@@ -272,7 +272,8 @@ def put_weights(module: fx.GraphModule, producer: Producer, weights: Weights) ->
         elif producer.kind == "linear":
             new = module.graph.call_function(target, (entering, weight, bias))
         elif bias is None:
-            new = module.graph.call_function(target, (entering, weight))
+            product = aten.mm.default if target is aten.addmm.default else target
+            new = module.graph.call_function(product, (entering, weight))
         else:
             new = _linear(module, producer, weights, bias, entering, weight)
     new.meta = dict(node.meta)

@@ -10,6 +10,7 @@ from torch import fx, nn
 from torch.export import ExportedProgram
 
 from evalmode.backends.program import Program
+from evalmode.mode.discover import discover
 from evalmode.optimization.agreement import same_results
 from evalmode.optimization.catalog import passes_named
 from evalmode.optimization.exporting import Exported
@@ -126,6 +127,10 @@ def _on_modules(program: Program, passes: tuple[Pass, ...]) -> tuple[Program, Pa
     if isinstance(getattr(program.module, "model", None), InEvaluation):
         return program, _unchanged(passes, 0, program.export_error)
     module = sibling(program.module)
+    own = {id(part): path for path, part in _parts(program.module)}
+    shared = [own[id(part)] for _, part in _parts(module) if id(part) in own]
+    if shared:  # as a module that `forward=` closes over: what is done to it would be done to the user's
+        return program, _unchanged(passes, 0, f"`{shared[0]}` cannot be copied: it is held by a function or a class")
     changed: dict[str, int] = {}
     refused: dict[str, tuple[Refusal, ...]] = {}
     for one in passes:
@@ -138,6 +143,12 @@ def _on_modules(program: Program, passes: tuple[Pass, ...]) -> tuple[Program, Pa
     if not _same(program.module, module, program):
         return program, _unchanged(passes, 0, "the rewritten model gives other results")
     return replace(program, module=module), PassReport(changed, refused, 0, 0)
+
+
+def _parts(module: nn.Module) -> list[tuple[str, nn.Module]]:
+    found = discover(module)
+    paths = found.paths()
+    return [(paths.get(id(part), "") or type(part).__name__, part) for part in found.modules]
 
 
 def _unchanged(passes: tuple[Pass, ...], operators: int, problem: str) -> PassReport:
@@ -153,6 +164,7 @@ def _same(before: nn.Module, after: nn.Module, program: Program) -> bool:
     with torch.no_grad():
         try:
             inputs = program.inputs_at(probe_sizes(program)[0]) if program.dynamic else program.inputs
-            return same_results(after(*inputs), before(*inputs))
+            found, wanted = (form(*(tensor.clone() for tensor in inputs)) for form in (after, before))
+            return same_results(found, wanted)
         except Exception:  # noqa: BLE001 - whatever fails in the rewritten form makes it useless
             return False

@@ -49,6 +49,7 @@ Jacob et al., Quantization and Training of Neural Networks for Efficient Integer
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 
 import torch
@@ -91,7 +92,11 @@ def _rewrite_modules(module: nn.Module, inputs: Sequence[Tensor]) -> PassResult:
         if why:
             refused.append(Refusal(pair.path, why))
             continue
-        _fold_modules(pair)
+        folded = _folded(pair)
+        if not all(bool(tensor.isfinite().all()) for tensor in folded.parameters()):
+            refused.append(Refusal(pair.path, "the folded weight would overflow"))
+            continue
+        pair.fuse(folded)
         changed += 1
     return PassResult(changed, tuple(refused))
 
@@ -112,8 +117,8 @@ def _unfit(pair: Neighbours) -> str:
     return ""
 
 
-def _fold_modules(pair: Neighbours) -> None:
-    """New parameters in the layer, an identity in place of the norm; the old tensors stay as they are."""
+def _folded(pair: Neighbours) -> nn.Module:
+    """A layer like the first of the pair, with weights of its own that do the norm's work too."""
     layer, norm = pair.first, pair.second
     scale = (norm.running_var.double() + norm.eps).rsqrt()
     if norm.weight is not None:
@@ -130,9 +135,12 @@ def _fold_modules(pair: Neighbours) -> None:
         weight = wide * scale.reshape(-1, 1, *trailing)
     bias = shift if layer.bias is None else layer.bias.detach().double() * scale + shift
     dtype = layer.weight.dtype
-    layer.weight = nn.Parameter(weight.to(dtype), requires_grad=False)
-    layer.bias = nn.Parameter(bias.to(dtype), requires_grad=False)
-    pair.put_second(nn.Identity())
+    folded: nn.Module = copy.copy(layer)
+    folded._parameters = {  # noqa: SLF001 - of the copy alone
+        "weight": nn.Parameter(weight.to(dtype), requires_grad=False),
+        "bias": nn.Parameter(bias.to(dtype), requires_grad=False),
+    }
+    return folded
 
 
 PASS = Pass("fold-batch-norm", _rewrite, _rewrite_modules)

@@ -63,7 +63,7 @@ from collections.abc import Sequence
 from torch import Tensor, fx
 
 from evalmode.optimization.constants import constant_nodes, freed_bytes, put_value, value_of
-from evalmode.optimization.graph import tidy_graph
+from evalmode.optimization.graph import answers_with, tidy_graph
 from evalmode.optimization.graph_pass import Pass, PassResult, Refusal, refusal_at
 
 __all__ = ["PASS"]
@@ -82,7 +82,7 @@ def _rewrite(module: fx.GraphModule, inputs: Sequence[Tensor]) -> PassResult:
         shown = node.meta.get("val")
         if not isinstance(shown, Tensor) or not all(isinstance(size, int) for size in shown.shape):
             continue
-        if any(user.op == "output" for user in node.users):
+        if answers_with(node):
             refused.append(refusal_at(node, "an output would share memory with the constant"))
             continue
         size = shown.numel() * shown.element_size()

@@ -46,8 +46,8 @@ Fix and its safety
 ------------------
 The last bits of the results change. It is refused where it would be wrong or lose precision: a layer whose output or
 weight is used elsewhere too; a shift before zero padding or before a transposed convolution; 16-bit weights; constants
-that are NaN or infinite; folded weights that overflow or underflow; shifts that cancel each other, since adding a large
-number and taking it away is a way of rounding.
+that are NaN or infinite; folded weights and constants that overflow or underflow; shifts that are large or cancel each
+other, since adding a large number and taking it away is a way of rounding.
 
 Limits
 ------
@@ -75,6 +75,7 @@ __all__ = ["PASS"]
 
 aten = torch.ops.aten
 _CANCELS = 2.0**-10  # of the larger of two shifts
+_ROUNDS = 2.0**20  # added to a number, it leaves an eighth of fp32's places behind the point, or none
 _FAR = 2.0**40  # scales beyond it may be there to overflow or underflow on purpose
 
 
@@ -92,6 +93,9 @@ def _rewrite(module: fx.GraphModule, inputs: Sequence[Tensor]) -> PassResult:
             if isinstance(read, str):
                 refused[node] = refusal_at(node, read)
             if not isinstance(read, Affine):
+                continue
+            if rounding := _rounding(module, read):
+                refused[node] = refusal_at(node, rounding)
                 continue
             why = _merge(module, read)
             if why is not None:
@@ -124,14 +128,37 @@ def _merge(module: fx.GraphModule, second: Affine) -> str | None:
         values = first.scale * second.scale
     elif shifts:
         values = first.shift + second.shift
-        larger = torch.maximum(first.shift.abs(), second.shift.abs())
-        if bool((values.abs() < larger * _CANCELS).any()):
-            return "shifts that cancel each other may be a way of rounding"
     else:
         return ""
+    if not _fits(values, second.node.meta["val"].dtype):
+        return "the merged constant would overflow or underflow"
     _put(module, second, first.source, values, axis, scales=scales)
     module.graph.erase_node(first.node)
     return None
+
+
+def _rounding(module: fx.GraphModule, shift: Affine) -> str:
+    """Why a shift must stay where it is: a number so large, or one that is taken away again, rounds what it meets."""
+    if not _only_shifts(shift):
+        return ""
+    if bool((shift.shift.abs() >= _ROUNDS).any()):
+        return "a shift this large may be a way of rounding"
+    for other in (shift.source, *shift.node.users):
+        beside = affine_of(module, other)
+        if isinstance(beside, Affine) and _only_shifts(beside) and _cancel(shift, beside):
+            return "shifts that cancel each other may be a way of rounding"
+    return ""
+
+
+def _cancel(first: Affine, second: Affine) -> bool:
+    larger = torch.maximum(first.shift.abs(), second.shift.abs())
+    return bool(((first.shift + second.shift).abs() < larger * _CANCELS).any())
+
+
+def _fits(values: Tensor, dtype: torch.dtype) -> bool:
+    """Whether every constant can be written in `dtype`: a product of two small ones may be none."""
+    kept = values.to(dtype)
+    return bool((kept.isfinite() & ((values == 0) | (kept.abs() >= torch.finfo(dtype).tiny))).all())
 
 
 def _put(

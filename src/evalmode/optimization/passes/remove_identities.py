@@ -54,7 +54,15 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from evalmode.optimization.graph import arguments, constant_of, makes_new, meta_shape, same_shape, tidy_graph
+from evalmode.optimization.graph import (
+    answers_with,
+    arguments,
+    constant_of,
+    makes_new,
+    meta_shape,
+    same_shape,
+    tidy_graph,
+)
 from evalmode.optimization.graph_pass import Pass, PassResult, Refusal, refusal_at
 
 __all__ = ["PASS"]
@@ -200,9 +208,15 @@ def _is_computed(node: Any) -> bool:
 
 
 def _would_share(node: fx.Node, source: fx.Node) -> bool:
-    if not any(user.op == "output" for user in node.users):
+    """Whether an output would come to lie in an input, in a constant, or in another output."""
+    if not answers_with(node):
         return False
-    return source.op in ("placeholder", "get_attr") or any(user.op == "output" for user in source.users)
+    root = source
+    while root.op == "call_function" and not makes_new(root):
+        if not root.args or not isinstance(root.args[0], fx.Node):
+            return True
+        root = root.args[0]
+    return root.op in ("placeholder", "get_attr") or answers_with(root, but=node)
 
 
 PASS = Pass("remove-identities", _rewrite)
