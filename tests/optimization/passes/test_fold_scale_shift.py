@@ -125,8 +125,9 @@ def test_what_would_be_wrong_is_refused(rewrite, forward, parts, words):
     assert words in done.reasons
     assert torch.equal(done.got.isfinite(), done.expected.isfinite())
     finite = done.expected.isfinite()
-    scale = float(done.expected[finite].abs().max()) if bool(finite.any()) else 1.0
-    assert torch.allclose(done.got[finite], done.expected[finite], rtol=1e-5, atol=1e-5 * max(scale, 1.0))
+    # What is finite after 1e41 were sums near 0, of which rounding is a larger part.
+    rtol = 1e-5 if bool(finite.all()) else 1e-2
+    assert torch.allclose(done.got[finite], done.expected[finite], rtol=rtol, atol=1e-5)
 
 
 @pytest.mark.parametrize(
