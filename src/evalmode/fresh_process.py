@@ -50,14 +50,16 @@ class FreshResult:
     skipped: str = ""
 
 
-def load_seeded(reference: str, weights: str | None = None) -> Task:
+def load_seeded(reference: str, weights: str | None = None, *, for_data: bool = False) -> Task:
     """The task that `reference` names, built from the same random numbers in every process: weights made anew agree.
+
+    Where it is wanted `for_data`, a model that cannot be built without weights is left out.
 
     Raises:
         TaskError: it cannot be loaded.
     """
     seed_streams(_SEED)
-    return load_task(reference, weights=weights)
+    return load_task(reference, weights=weights, for_data=for_data)
 
 
 def seeded_outputs(module: nn.Module, inputs: Any, forward: Callable[[Any, Any], Any] | None) -> list[torch.Tensor]:

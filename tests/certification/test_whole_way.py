@@ -8,11 +8,12 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import evalmode
 from evalmode.certificate import Certificate
-from evalmode.certification import certify, probe_inputs, usable_device
+from evalmode.certification import certify, probe_inputs, usable_device, whole_way
 from evalmode.clause import Verdict
 from evalmode.errors import ModelRunError, NotAModuleError, PatternError, TaskError, UsageError
 from evalmode.fresh_process import FreshProcess, seeded_outputs
 from evalmode.observe.state import read_state
+from evalmode.predictor.optimized import OptimizedPredictor
 from evalmode.task import Task, load_task
 
 
@@ -311,3 +312,46 @@ def test_seeded_outputs_are_the_same_whatever_ran_before():
     torch.randn(5)
     again = seeded_outputs(model, inputs, None)
     assert torch.equal(first[0], again[0])
+
+
+def test_a_plan_that_the_test_data_refutes_is_not_used(monkeypatch):
+    rows = torch.randn(40, 4, generator=torch.Generator().manual_seed(0)), torch.arange(40) % 3
+    rows[0][17, 0] = 9.0
+    task = Task(model=plain_model(), test_data=rows)
+    real = OptimizedPredictor.run_flat
+
+    def broken(self, inputs, sizes=None):
+        outputs = real(self, inputs, sizes)
+        outputs[0] = torch.where((inputs[0][:, :1] == 9.0), torch.nan, outputs[0])
+        return outputs
+
+    monkeypatch.setattr(OptimizedPredictor, "run_flat", broken)
+    certificate, fast = whole_way.certified(task, budget_s=5)
+    assert fast is None
+    result = by_name(certificate, "faithful")
+    assert result.verdict is Verdict.NOT_TESTED
+    assert "where plain eval() gives finite ones" in result.evidence
+    assert certificate.evaluation is not None and certificate.evaluation.plan == ""
+    assert certificate.optimization is not None
+    assert all(plan.outcome != "chosen" for plan in certificate.optimization.plans)
+
+
+def test_an_allowed_finding_does_not_hide_what_the_test_data_shows():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.norm, self.head = Ratio(), nn.Linear(4, 3)
+
+        def forward(self, inputs):
+            return self.head(self.norm(inputs)) / (inputs[:, :1] != 9.0)
+
+    class Ratio(nn.Module):
+        def forward(self, inputs):
+            return inputs / inputs.abs().amax(1, keepdim=True)  # of zeros: NaN
+
+    rows = torch.randn(40, 4, generator=torch.Generator().manual_seed(0)), torch.arange(40) % 3
+    rows[0][17, 0] = 9.0
+    certificate = certify(Task(model=Net(), test_data=rows), allow=["norm"], budget_s=0, probes="thorough")
+    result = by_name(certificate, "finite")
+    assert result.verdict is Verdict.BROKEN
+    assert any(finding.code == "EM192" for finding in certificate.findings)

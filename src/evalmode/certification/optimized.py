@@ -137,6 +137,29 @@ def not_optimized(certificate: Certificate, reason: EvalmodeError | str) -> Cert
     return msgspec.structs.replace(certificate, clauses=(*certificate.clauses, clause))
 
 
+def without_plan(certificate: Certificate, fast: OptimizedPredictor, error: EvalmodeError) -> Certificate:
+    """The certificate after a plan that the test data refuted: it answered with NaN or infinity where plain does not.
+
+    The predictor is closed: nothing may run it.
+    """
+    reason = f"rejected: on the test data {error.got}, where plain eval() gives finite ones"
+    record = certificate.optimization
+    if record is not None:
+        plans = [
+            msgspec.structs.replace(plan, outcome="rejected", reason=reason) if plan.outcome == "chosen" else plan
+            for plan in record.plans
+        ]
+        record = msgspec.structs.replace(record, plans=tuple(plans))
+    fast.close()
+    clauses = [
+        ClauseResult(clause="faithful", verdict=Verdict.NOT_TESTED, evidence=f"the plan was {reason}")
+        if result.clause == "faithful"
+        else result
+        for result in certificate.clauses
+    ]
+    return msgspec.structs.replace(certificate, clauses=tuple(clauses), optimization=record)
+
+
 def agreement(plain: torch.Tensor | None, optimized: torch.Tensor | None) -> tuple[int, int] | None:
     """On how many of how many samples both give the same answer; None where answers are not whole numbers.
 

@@ -7,7 +7,7 @@ import msgspec
 from evalmode.certificate import Certificate
 from evalmode.clause import Verdict
 from evalmode.errors import NonFiniteOutputError
-from evalmode.finding import Finding
+from evalmode.finding import Finding, Severity
 
 __all__ = ["with_mended", "with_non_finite_outputs"]
 
@@ -31,7 +31,7 @@ def with_non_finite_outputs(certificate: Certificate, error: NonFiniteOutputErro
     """The clause `finite` broken by the test data; where it was not chosen, the error is the caller's."""
     if not any(result.clause == "finite" for result in certificate.clauses):
         raise error
-    if any(finding.clause == "finite" for finding in certificate.findings):
+    if any(finding.clause == "finite" and finding.severity is Severity.ERROR for finding in certificate.findings):
         return certificate  # the probes have found the line already
     finding = Finding(
         code="EM192",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -19,6 +20,7 @@ from evalmode.certification.optimized import (
     not_optimized,
     optimize_loaded,
     with_plan,
+    without_plan,
 )
 from evalmode.certification.preparation import as_task, model_device, module_of, on_device, probe_inputs
 from evalmode.certification.verdicts import with_mended, with_non_finite_outputs
@@ -125,7 +127,6 @@ def certified(
     test_data = task.data("test_data")
     batches = None if test_data is None else batches_from(test_data, batch_size, limit)
     said: list[str] = list(task.notes)
-    given = batch
     if batch is None:
         batch, where = probe_inputs(task, None if test_data is None else batches_from(test_data, batch_size))
         said.append(where)
@@ -142,11 +143,13 @@ def certified(
         if process is not None and outputs is not None:
             certificate = with_fresh_process(certificate, process.result(weights, outputs))
         if budget and (chosen is None or "faithful" in chosen):
-            certificate, fast = _planned(certificate, task, module, given, batch_size, budget, on_progress)
+            certificate, fast = _planned(certificate, task, module, batch_size, budget, on_progress)
         figures = (task, test_data, batch_size, limit, on_progress)
         with left_as_found(module):
             result = evaluated(module, *figures)
         answers = None if fast is None else evaluated(fast, *figures)
+    if fast is not None and isinstance(answers, NonFiniteOutputError) and not isinstance(result, NonFiniteOutputError):
+        certificate, fast = without_plan(certificate, fast, answers), None
     if isinstance(result, NonFiniteOutputError):
         certificate, result = with_non_finite_outputs(certificate, result), None
     nothing = f"{'no test data: ' if batches is None else ''}nothing was evaluated"
@@ -167,7 +170,6 @@ def _planned(
     certificate: Certificate,
     task: Task,
     module: nn.Module,
-    batch: Any,
     batch_size: int,
     budget: float,
     on_progress: Progress | None,
@@ -180,8 +182,8 @@ def _planned(
         return not_optimized(certificate, "no data to optimise with"), None
     options: dict[str, Any] = {"budget_s": budget, "on_progress": on_progress, "batch_size": batch_size}
     try:
-        with left_as_found(module):
-            fast, _ = optimize_loaded(task, **options)
+        with left_as_found(module):  # which may be a copy on another device
+            fast, _ = optimize_loaded(dataclasses.replace(task, model=module), **options)
     except (OptimizationError, BatchError) as error:
         return not_optimized(certificate, error), None
     return with_plan(certificate, fast), fast

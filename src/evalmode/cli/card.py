@@ -26,19 +26,21 @@ def print_card(
     ] = None,
 ) -> None:
     """Print a model card: contract, plan, figures with intervals, slices, environment. Nothing is run."""
-    from evalmode.cli.printing import print_text, say
+    from evalmode.atomic_file import atomic_file
+    from evalmode.cli.printing import apart, print_text, say
     from evalmode.cli.result_files import read_results
     from evalmode.errors import UsageError
     from evalmode.terminal.model_card import card_text
 
+    apart({"--out": output}, files)
     certificate, evaluations = read_results(files, "card")
     text = card_text(certificate, evaluations)
     if output is None:
         print_text(text.removesuffix("\n"))
         return
     try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        output.write_text(text, encoding="utf-8")
+        with atomic_file(output) as file:
+            file.write(text.encode())
     except OSError as error:
         raise UsageError(f"cannot write {str(output)!r}: {error.strerror}", fix="name another file") from error
     say(f"card  {output}")

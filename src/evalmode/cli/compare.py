@@ -90,13 +90,13 @@ def compare_models(
     if len(models) < 2:
         raise UsageError("evalmode compare was given one model", expected="at least two", fix="evalmode compare A B")
     margins = _margins(margin)
-    from evalmode.cli.printing import print_text, users_code
+    from evalmode.cli.printing import print_bytes, print_text, users_code
     from evalmode.cli.result_files import refuse_predictions
     from evalmode.evaluation.comparison import compare
 
     refuse_predictions(data)
     with users_code():
-        held = None if data is None else _task(data, None)
+        held = None if data is None else _task(data, None, for_data=True)
         given = _contestants(models, weights, allow_native=allow_native)
         skip = None if on_bad_sample is OnBadSample.ERROR else on_bad_sample.value
         options = {"device": device, "limit": limit, "on_bad_sample": skip}
@@ -111,8 +111,10 @@ def compare_models(
             names=None if len(set(models)) < len(models) else [_label(name, models) for name in models],
             **{name: value for name, value in options.items() if value is not None},
         )
-    as_json = output_format is CompareFormat.JSON
-    print_text(comparison.to_json().decode().rstrip("\n") if as_json else str(comparison))
+    if output_format is CompareFormat.JSON:
+        print_bytes(comparison.to_json())
+    else:
+        print_text(str(comparison))
     raise typer.Exit(0 if comparison.ok else 1)
 
 
@@ -154,10 +156,10 @@ def _is_task(name: str) -> bool:
     return path.suffix not in {".parquet", ".evalmode"} and (is_source or not path.is_file())
 
 
-def _task(reference: str, weights: str | None) -> Any:
+def _task(reference: str, weights: str | None, *, for_data: bool = False) -> Any:
     from evalmode.fresh_process import load_seeded
 
-    return load_seeded(reference, weights)
+    return load_seeded(reference, weights, for_data=for_data)
 
 
 def _label(name: str, models: list[str]) -> str:

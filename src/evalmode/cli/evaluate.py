@@ -107,12 +107,14 @@ def evaluate_task(
     ] = EvaluationFormat.TEXT,
 ) -> None:
     """Evaluate a model on its test data: every sample once, every figure with its interval."""
-    from evalmode.cli.printing import users_code, writable_file
+    from evalmode.cli.printing import apart, users_code, writable_file
     from evalmode.cli.result_files import refuse_predictions
     from evalmode.evaluation.evaluator import evaluate
 
     defaults = Defaults(settings_for(None if target is not None and is_artifact(target) else target))
-    for option, path in (("--out", out), ("--keep-predictions", keep_predictions), ("--journal", journal)):
+    written = {"--out": out, "--keep-predictions": keep_predictions, "--journal": journal}
+    apart(written, (target, data, weights))
+    for option, path in written.items():
         if path is not None:
             writable_file(path, option)
     refuse_predictions(data)
@@ -141,14 +143,14 @@ def evaluate_task(
 
 
 def _print(evaluation: Evaluation, out: Path | None, kept: Path | None, output_format: EvaluationFormat) -> None:
-    from evalmode.cli.printing import print_text, say
+    from evalmode.cli.printing import print_bytes, print_text, say
     from evalmode.terminal.evaluations import evaluation_text
 
     steps = [] if out is None else [("result", str(evaluation.save(out)))]
     if kept is not None:
         steps.append(("predictions", str(kept)))
     if output_format is EvaluationFormat.JSON:
-        print_text(evaluation.to_json().decode().rstrip("\n"))
+        print_bytes(evaluation.to_json())
         for label, written in steps:
             say(f"{label}: {written}")
         return
@@ -182,11 +184,11 @@ def _loaded(
             raise UsageError("--weights was given beside an artifact, which has its own", fix="leave --weights out")
         from evalmode.predictor.artifact import load
 
-        predictor = load(target, allow_native=allow_native)
+        predictor = load(target, allow_native=allow_native, device=device)
         if data.endswith(".parquet"):
             return predictor, data, {}
         with users_code():
-            task = load_seeded(data, None)
+            task = load_seeded(data, None, for_data=True)
             return predictor, _test_data(task), _parts(task, forward=False)
     reference = defaults.target(target, "evaluate")
     with users_code():
@@ -196,7 +198,7 @@ def _loaded(
             return task, None, {"device": device}
         if data.endswith(".parquet"):
             return task.model, data, options
-        other = load_seeded(data, None)
+        other = load_seeded(data, None, for_data=True)
         options |= {name: part for name, part in _parts(other, forward=False).items() if part is not None}
         return task.model, _test_data(other), options
 

@@ -30,14 +30,14 @@ def inspect_file(
     """Show what an artifact holds: inputs, plan, machine, certificate. Nothing of it is loaded or run."""
     import msgspec
 
-    from evalmode.cli.printing import print_text
+    from evalmode.cli.printing import print_bytes, print_text
     from evalmode.predictor.artifact import inspect_artifact
     from evalmode.terminal.artifacts import artifact_text
     from evalmode.terminal.plans import byte_size
 
     manifest = inspect_artifact(artifact)
     if output_format is InspectFormat.JSON:
-        print_text(msgspec.json.format(msgspec.json.encode(manifest), indent=2).decode())
+        print_bytes(msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n")
         raise typer.Exit(0)
     plan = manifest.plan
     rows = [

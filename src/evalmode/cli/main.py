@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
 import sys
@@ -39,6 +40,8 @@ COMMANDS = (
 _HELP = {"-h", "--help"}
 _INTERRUPTED, _BROKEN_PIPE = 130, 141  # 128 + the signal's number, as shells count
 _UNWRITTEN = 2  # as where a file cannot be written
+_OUT_OF_REACH = {errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ELOOP}
+_LONGEST_PATH = 200
 _DEFECT = 70  # EX_SOFTWARE of sysexits.h: no verdict on the model
 
 
@@ -105,7 +108,13 @@ class _Commands(TyperGroup):
         except KeyboardInterrupt as error:
             print(f"evalmode: {error}" if str(error) else "evalmode: stopped", file=sys.stderr)
             raise typer.Exit(_INTERRUPTED) from error
+        except SystemExit as end:  # none of our commands ends so: it is the model's code, or its data's
+            _explain_exit(end)
+            raise typer.Exit(2) from end
         except (UnwrittenError, OSError) as error:
+            if isinstance(error, OSError) and error.errno in _OUT_OF_REACH and isinstance(error.filename, str):
+                _explain_path(error)
+                raise typer.Exit(2) from error
             help_page = not _HELP.isdisjoint(ctx.obj or ())  # printed by click, and no code of the user's has run
             cause = error if help_page else error.__cause__ if isinstance(error, UnwrittenError) else None
             raise typer.Exit(_unwritten(cause) if isinstance(cause, OSError) else _defect()) from error
@@ -124,6 +133,23 @@ def _explain(error: EvalmodeError, params: Iterable[Any], *, debug: bool) -> int
         told = f"{type(error).__name__}: {as_options(error, options_of(params))}"
         print(displayable(told, unicode=look(sys.stderr).unicode), file=sys.stderr)
     return 2
+
+
+def _explain_exit(end: SystemExit) -> None:
+    from evalmode.task.definition import line_of
+
+    sys.stdout.flush()
+    print(f"TaskError: code of the task called sys.exit({end.code!r})\n  at {line_of(end)}", file=sys.stderr)
+
+
+def _explain_path(error: OSError) -> None:
+    """A path that may not be looked at, or is none."""
+    from evalmode.terminal import displayable, look
+
+    shown = os.fsencode(error.filename).decode(errors="replace")
+    shown = shown if len(shown) <= _LONGEST_PATH else f"{shown[:_LONGEST_PATH]}..."
+    told = f"UsageError: cannot use {shown!r}: {error.strerror}"
+    print(displayable(told, unicode=look(sys.stderr).unicode), file=sys.stderr)
 
 
 def _defect() -> int:

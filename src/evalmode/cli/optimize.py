@@ -97,7 +97,16 @@ def optimize_task(
 ) -> None:
     """Find the fastest way to run a model that gives the same answers, and save it as one file."""
     from evalmode.certification import optimize_loaded
-    from evalmode.cli.printing import Progress, print_json, print_text, saved_artifact, say, users_code, writable_folder
+    from evalmode.cli.printing import (
+        Progress,
+        apart,
+        print_json,
+        print_text,
+        saved_artifact,
+        say,
+        users_code,
+        writable_folder,
+    )
     from evalmode.fresh_process import load_seeded
     from evalmode.terminal import duration
     from evalmode.terminal.plans import byte_size, plans_text
@@ -105,6 +114,7 @@ def optimize_task(
     defaults = Defaults(settings_for(task))
     reference = defaults.target(task, "optimize")
     target = out or Path("model.evalmode")
+    apart({"--out": target}, (reference.partition(":")[0], weights))
     writable_folder(target.parent)
     with users_code():
         loaded = load_seeded(reference, weights)

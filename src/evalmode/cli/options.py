@@ -115,7 +115,10 @@ def settings_for(target: str | None) -> Settings:
     """What the project has set: looked for from the folder of a task file upward, else from the current folder."""
     where = (target or "").partition(":")[0]
     is_file = where.endswith(".py") or "/" in where
-    return read_settings(Path(where).expanduser().parent if is_file else Path())
+    try:
+        return read_settings(Path(where).expanduser().parent if is_file else Path())
+    except RuntimeError as error:  # of the home of an unknown user
+        raise UsageError(f"there is no file {where}: {error}", expected="a task file") from error
 
 
 class Defaults:

@@ -7,7 +7,7 @@ import dataclasses
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, TextIO
@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 __all__ = [
     "Progress",
     "UnwrittenError",
+    "apart",
     "move_model",
+    "print_bytes",
     "print_certificate",
     "print_json",
     "print_text",
@@ -63,8 +65,9 @@ def writing() -> Iterator[None]:
 
 def print_text(text: str) -> None:
     """Print a result and flush it, so that a reader who has gone is noticed here."""
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
     with writing():
-        print(text, flush=True)
+        print(text.encode(encoding, "backslashreplace").decode(encoding), flush=True)
 
 
 def print_certificate(certificate: Certificate, form: str, text_of: Callable[[Certificate], str]) -> None:
@@ -83,7 +86,11 @@ def print_certificate(certificate: Certificate, form: str, text_of: Callable[[Ce
 
 def print_json(certificate: Certificate) -> None:
     """The certificate, byte for byte as it is written to a file, where standard output takes bytes."""
-    data = certificate.to_json()
+    print_bytes(certificate.to_json())
+
+
+def print_bytes(data: bytes) -> None:
+    """JSON as it is written to a file, UTF-8 whatever the terminal's encoding, where standard output takes bytes."""
     buffer = getattr(sys.stdout, "buffer", None)
     with writing():
         if buffer is None:
@@ -146,6 +153,30 @@ def writable_file(path: Path, option: str) -> None:
             pass
     except OSError as error:
         raise UsageError(f"cannot write {str(path)!r}: {error.strerror}", fix=f"{option} FILE") from error
+
+
+def apart(written: Mapping[str, Path | None], read: Iterable[str | os.PathLike[str] | None]) -> None:
+    """Refuse options that would write one file twice, or over what the command reads.
+
+    Raises:
+        UsageError: two of the paths are one file.
+    """
+    known: dict[Path, str] = {}
+    for given in read:
+        if given is not None:
+            with contextlib.suppress(OSError, RuntimeError):
+                known[Path(given).expanduser().resolve()] = "what is read"
+    for option, path in written.items():
+        if path is None:
+            continue
+        place = path.resolve()
+        if place in known:
+            raise UsageError(
+                f"{option} {path} is {known[place]}, which would be lost",
+                expected="a file of its own for each",
+                fix=f"{option} another.file",
+            )
+        known[place] = f"what {option} writes"
 
 
 def move_model(task: Task, device: str) -> Task:

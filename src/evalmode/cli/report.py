@@ -27,11 +27,12 @@ def report_of(
     ] = None,
 ) -> None:
     """Draw a certificate and evaluations as one page, report.html, that needs no network. Nothing is run."""
-    from evalmode.cli.printing import print_text
+    from evalmode.cli.printing import apart, print_text
     from evalmode.cli.result_files import read_results
     from evalmode.report.page import write_report
     from evalmode.terminal.plans import byte_size
 
+    apart({"--out": out}, files)
     certificate, evaluations = read_results(files, "report")
     title = evaluations[0].subject if certificate is None and evaluations else ""
     page = write_report(out or files[0].parent / "report.html", certificate, evaluations, title=title)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import sys
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from evalmode.atomic_file import atomic_file
+from evalmode.cli.printing import writable_file
 from evalmode.errors import BatchError, UsageError
 from evalmode.observe.tree import tensor_leaves
 from evalmode.predictor.signature import Signature, TensorSpec
@@ -68,17 +72,19 @@ def write_outputs(outputs: Any, path: Path) -> None:
     named = {name: tensor.contiguous() for name, tensor in _outputs(outputs).items()}
     try:
         if path.suffix == ".json":
-            path.write_text(json_text(outputs) + "\n", encoding="utf-8")
+            data = (json_text(outputs) + "\n").encode()
         elif path.suffix == ".safetensors":
-            from safetensors.torch import save_file
+            from safetensors.torch import save
 
-            save_file({name: tensor.clone() for name, tensor in named.items()}, path)
+            data = save({name: tensor.clone() for name, tensor in named.items()})
         elif path.suffix == ".npz":
-            np.savez(path, allow_pickle=False, **{name: _array(tensor) for name, tensor in named.items()})
+            data = _archive(named)
         elif len(named) == 1:
-            np.save(path, _array(next(iter(named.values()))), allow_pickle=False)
+            data = _written(next(iter(named.values())))
         else:
             raise UsageError(f"{path} can hold one tensor; there are {', '.join(named)}", fix="--out outputs.npz")
+        with atomic_file(path) as file:
+            file.write(data)
     except OSError as error:
         raise UsageError(f"cannot write {path}: {error.strerror}", fix="--out FILE") from error
 
@@ -93,11 +99,15 @@ def require_writable(path: Path) -> None:
         raise UsageError(f"cannot tell the format of {path}", expected=" or ".join(f"*{end}" for end in READABLE))
     if not path.resolve().parent.is_dir():
         raise UsageError(f"there is no folder {path.parent}", fix=f"mkdir -p {path.parent}")
+    writable_file(path, "--out")
 
 
 def _read(source: str) -> Any:
     if source == "-":
-        return _from_json(sys.stdin.read(), "standard input")
+        try:
+            return _from_json(sys.stdin.read(), "standard input")
+        except UnicodeDecodeError as error:
+            raise UsageError(f"standard input is no text: {error}", expected="JSON in UTF-8") from error
     path = Path(source)
     if path.suffix not in READABLE:
         pickled = path.suffix in {".pt", ".pth", ".pkl", ".bin"}
@@ -129,7 +139,7 @@ def _read(source: str) -> Any:
 def _from_json(text: str, source: str) -> Any:
     try:
         value = json.loads(text)
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, RecursionError) as error:
         raise UsageError(f"{source} is no JSON: {error}", expected="[[1.0, 2.0], ...] or {name: [...]}") from error
     try:
         return {str(k): torch.tensor(v) for k, v in value.items()} if isinstance(value, dict) else torch.tensor(value)
@@ -158,6 +168,21 @@ def _outputs(outputs: Any) -> dict[str, Tensor]:
         inner = path.removeprefix("['").removesuffix("']")
         named[(inner if inner.isidentifier() else path) or "output"] = tensor
     return named
+
+
+def _written(tensor: Tensor) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, _array(tensor), allow_pickle=False)
+    return buffer.getvalue()
+
+
+def _archive(named: dict[str, Tensor]) -> bytes:
+    """What `numpy.load` reads as several arrays; `numpy.savez` cannot have some names, as `file`."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name, tensor in named.items():
+            archive.writestr(f"{name}.npy", _written(tensor))
+    return buffer.getvalue()
 
 
 def _array(tensor: Tensor) -> Any:

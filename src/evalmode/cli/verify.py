@@ -75,7 +75,7 @@ def verify_certificate(
 ) -> None:
     """Test a certificate again here: what is the same, what differs, and what cannot be tested."""
     from evalmode.certification.retest import verify
-    from evalmode.cli.printing import Progress, print_text, users_code
+    from evalmode.cli.printing import Progress, print_bytes, print_text, users_code
     from evalmode.cli.result_files import refuse_predictions
     from evalmode.errors import UsageError
 
@@ -89,6 +89,12 @@ def verify_certificate(
         raise UsageError(
             f"--data {data} beside a task, which has data of its own",
             expected="--data TASK with an artifact",
+            fix=f"evalmode verify {certificate} {reference}",
+        )
+    if artifact and data is None and (weights is not None or device is not None):
+        raise UsageError(
+            f"{'--weights' if weights is not None else '--device'} beside an artifact, which has its own",
+            expected="it with a task, or with --data TASK, whose model the artifact is held against",
             fix=f"evalmode verify {certificate} {reference}",
         )
     defaults.say_used()
@@ -105,7 +111,7 @@ def verify_certificate(
             on_progress=progress.show,
         )
     if output_format is VerifyFormat.JSON:
-        print_text(verification.to_json().decode().rstrip("\n"))
+        print_bytes(verification.to_json())
     else:
         print_text(str(verification))
     raise typer.Exit(0 if verification.ok else 1)

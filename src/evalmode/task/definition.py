@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from evalmode.errors import EvalmodeError, TaskError
+from evalmode.task.importing import importing_for
 
 if TYPE_CHECKING:
     from torch import nn
@@ -77,8 +78,11 @@ class Task:
         """Where the task comes from, for messages."""
         return self.reference or "evalmode.Task(...)"
 
-    def built(self, weights: str | os.PathLike[str] | None = None) -> Task:
-        """This task with its model built: `model` is a module afterwards."""
+    def built(self, weights: str | os.PathLike[str] | None = None, *, for_data: bool = False) -> Task:
+        """This task with its model built: `model` is a module afterwards.
+
+        Where the task is wanted `for_data`, a model that cannot be built without weights stays as it is.
+        """
         from torch import nn
 
         if isinstance(self.model, nn.Module):
@@ -89,7 +93,12 @@ class Task:
                 expected="a function model(weights=None) that loads them",
             )
         given = None if weights is None else os.fspath(weights)
-        _demand_weights_fit(self.model, given, self.home)
+        try:
+            _demand_weights_fit(self.model, given, self.home)
+        except TaskError:
+            if for_data:
+                return self
+            raise
         module = call(self.model, "model", self.home, **({} if given is None else {"weights": given}))
         _demand_module(module, self.home)
         return dataclasses.replace(self, model=module, weights=given)
@@ -121,7 +130,8 @@ class Task:
 def call(function: Callable[..., Any], part: str, home: str, /, *args: Any, **kwargs: Any) -> Any:
     """The function's result; whatever it raises becomes a `TaskError` that names the function and the line."""
     try:
-        return function(*args, **kwargs)
+        with importing_for(function):
+            return function(*args, **kwargs)
     except EvalmodeError:
         raise
     except (Exception, SystemExit) as error:

@@ -16,10 +16,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import CodeType, ModuleType
 
-__all__ = ["import_file", "importing_from", "install_finder", "module_name"]
+__all__ = ["import_file", "importing_for", "importing_from", "install_finder", "module_name"]
 
 _PREFIX = "evalmode.task.file_"
-_neighbours: dict[str, str] = {}  # module name → the task folder that it was imported from
+_folders: set[str] = set()  # those of the task files that were loaded
 
 
 def module_name(path: Path) -> str:
@@ -55,11 +55,11 @@ def import_file(path: Path) -> ModuleType:
 def importing_from(folder: str) -> Iterator[None]:
     """`folder` stands first on `sys.path` inside, and last afterwards, for imports in functions that run later.
 
-    What is imported from it is remembered, and forgotten when another folder brings modules of the same names.
+    What was imported from another task's folder is forgotten where this one has modules of the same names.
     """
     _forget_other_neighbours(folder)
+    _folders.add(folder)
     importlib.invalidate_caches()
-    known = set(sys.modules)
     sys.path.insert(0, folder)
     try:
         yield
@@ -67,9 +67,13 @@ def importing_from(folder: str) -> Iterator[None]:
         sys.path.remove(folder)
         if folder not in sys.path:
             sys.path.append(folder)
-        for name in set(sys.modules) - known:
-            if not name.startswith(_PREFIX) and _is_below(sys.modules[name], folder):
-                _neighbours[name] = folder
+
+
+def importing_for(function: object) -> contextlib.AbstractContextManager[None]:
+    """The same for a function of a task file, which may import its neighbours only once it is called."""
+    home = getattr(sys.modules.get(getattr(function, "__module__", None) or ""), "__file__", None)
+    folder = str(Path(home).parent) if isinstance(home, str) else ""
+    return importing_from(folder) if folder in _folders else contextlib.nullcontext()
 
 
 def install_finder() -> None:
@@ -80,17 +84,18 @@ def install_finder() -> None:
 
 def _forget_other_neighbours(folder: str) -> None:
     """Forget modules that an earlier task imported from its own folder and that this folder has its own file for."""
-    for name, home in list(_neighbours.items()):
+    others = tuple(f"{other}{os.sep}" for other in _folders - {folder})
+    if not others:
+        return
+    for name, module in list(sys.modules.items()):
+        file = getattr(module, "__file__", None)
+        if name.startswith(_PREFIX) or not isinstance(file, str) or not file.startswith(others):
+            continue
         top = name.partition(".")[0]
         here = Path(folder, top)
-        if home != folder and (here.with_suffix(".py").is_file() or here.is_dir()):
-            sys.modules.pop(name, None)
-            del _neighbours[name]
-
-
-def _is_below(module: ModuleType | None, folder: str) -> bool:
-    file = getattr(module, "__file__", None)
-    return isinstance(file, str) and Path(file).is_relative_to(folder)
+        ours = file.startswith((f"{here}.py", f"{here}{os.sep}"))
+        if not ours and (here.with_suffix(".py").is_file() or here.is_dir()):
+            del sys.modules[name]
 
 
 class _FreshLoader(importlib.machinery.SourceFileLoader):

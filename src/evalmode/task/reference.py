@@ -24,8 +24,10 @@ _WITH_ATTRIBUTE = re.compile(r"(?P<where>.+):(?P<attribute>[A-Za-z_][\w.]*)")
 _DOTTED = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*")
 
 
-def load_task(reference: str | os.PathLike[str], *, weights: str | os.PathLike[str] | None = None) -> Task:
-    """The task that `reference` names, with its model built.
+def load_task(
+    reference: str | os.PathLike[str], *, weights: str | os.PathLike[str] | None = None, for_data: bool = False
+) -> Task:
+    """The task that `reference` names, with its model built; `for_data`, without one that needs weights.
 
     A reference is a Python file or a module (`pkg.module`) with `model()` and, as wanted, `test_data()`,
     `train_data()`, `split(batch)`, `forward(model, inputs)`, `prediction(outputs)`, `metrics` and `loss`, or with an
@@ -41,7 +43,7 @@ def load_task(reference: str | os.PathLike[str], *, weights: str | os.PathLike[s
     where, attribute = (match["where"], match["attribute"]) if match and not Path(text).exists() else (text, "")
     module = _load_file(where) if _is_path(where) else _load_module(where)
     task = _from_attribute(module, where, attribute) if attribute else _from_module(module, where)
-    return _named(task, text).built(weights)
+    return _named(task, text).built(weights, for_data=for_data)
 
 
 def nearest(name: str, names: list[str], cutoff: float = 0.6) -> str:
@@ -56,7 +58,8 @@ def nearest(name: str, names: list[str], cutoff: float = 0.6) -> str:
 
 
 def _named(task: Task, reference: str) -> Task:
-    return dataclasses.replace(task, name=task.name or reference, reference=reference)
+    shown = os.fsencode(reference).decode(errors="replace")  # a file's name may be no text
+    return dataclasses.replace(task, name=task.name or shown, reference=reference)
 
 
 def _is_path(where: str) -> bool:
@@ -70,7 +73,10 @@ def _is_path(where: str) -> bool:
 
 
 def _load_file(where: str) -> ModuleType:
-    path = Path(where).expanduser()
+    try:
+        path = Path(where).expanduser()
+    except RuntimeError as error:
+        raise TaskError(f"there is no file {where}: {error}", expected="a task file") from error
     if not path.is_file() or path.suffix != ".py":
         raise _no_such_file(where, path)
     path = path.resolve()
