@@ -105,8 +105,7 @@ def paired(
         p_value, test = mcnemar(*only), "McNemar, exact"
     else:
         found = _resampled(metric, rows_a, rows_b, clusters)
-    interval, least = _interval(found, confidence), 0.0
-    interval = within(interval, metric.least - metric.most, metric.most - metric.least)
+    interval, least = _interval(metric, found, confidence), 0.0
     if test and margin is not None:
         least = max(0.0, 1 - margin) ** len(rows_a)  # of no disagreement, were that share of the decisions worse
     elif not test:
@@ -249,14 +248,15 @@ def _difference(first: Figures, second: Figures) -> Figures:
     return figures
 
 
-def _interval(found: Uncertainty | PairedProportions | str, confidence: float) -> Interval:
+def _interval(metric: Metric, found: Uncertainty | PairedProportions | str, confidence: float) -> Interval:
     if isinstance(found, str):
         return Interval(None, None, found)
     low, high = found.end((1 - confidence) / 2), found.end((1 + confidence) / 2)
     if low is None or high is None:
         return Interval(None, None, f"no interval: too skewed for a confidence of {confidence}")
     name = found.method
-    return Interval(low, high, f"paired {name}" if isinstance(found, Resampled) else name)
+    interval = Interval(low, high, f"paired {name}" if isinstance(found, Resampled) else name)
+    return within(interval, metric.least - metric.most, metric.most - metric.least)
 
 
 def _inverted(found: Uncertainty | PairedProportions | str, method: str, least: float) -> tuple[float | None, str]:
