@@ -102,7 +102,7 @@ def main() -> int:
     from evalmode.cli.main import main as evalmode_command
 
     task = load_task()
-    print(header(), end="\n\n")
+    print(header())  # at most 45 lines in all
     print("\n".join(table(task.model(), *task.test_data())), end="\n\n")
     print(f"$ evalmode certify {TASK} --out build/demo", flush=True)
     with contextlib.chdir(ROOT):
