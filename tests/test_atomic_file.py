@@ -1,6 +1,7 @@
 """A file appears whole under its name, or not at all."""
 
 import os
+import threading
 
 import pytest
 
@@ -33,3 +34,24 @@ def test_a_place_that_cannot_be_written_is_an_error_of_the_system(tmp_path):
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(OSError, match=r"[Nn]ot a directory|exists"), atomic_file(tmp_path / "file" / "below"):
         raise AssertionError("the block must not run")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes here")
+def test_a_pipe_is_written_into_and_a_link_stays_one(tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    seen = []
+    reader = threading.Thread(target=lambda: seen.append(pipe.read_bytes()))
+    reader.start()
+    with atomic_file(pipe) as file:
+        file.write(b"whole")
+    reader.join(20)
+    assert seen == [b"whole"]
+    assert pipe.is_fifo()
+    link, place = tmp_path / "link", tmp_path / "place"
+    place.write_bytes(b"old")
+    link.symlink_to(place)
+    with atomic_file(link) as file:
+        file.write(b"new")
+    assert link.is_symlink()
+    assert place.read_bytes() == b"new"

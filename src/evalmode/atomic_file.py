@@ -16,7 +16,8 @@ __all__ = ["atomic_file"]
 def atomic_file(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
     """A file to write, that takes the place of `path` once the block has ended well; otherwise nothing is left of it.
 
-    Folders that are missing are made. The file is on the disk before it gets its name, and everybody may read it.
+    Folders that are missing are made. The file is on the disk before it gets its name, and everybody may read it. A
+    link stays one, and what is no file, as a pipe or `/dev/null`, is written into.
 
     Raises:
         OSError: it cannot be written.
@@ -29,6 +30,11 @@ def atomic_file(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
         b'whole'
     """
     target = Path(path)
+    target = target.resolve() if target.is_symlink() else target
+    if target.exists() and not target.is_file():
+        with target.open("wb") as stream:
+            yield stream
+        return
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile(dir=target.parent, prefix=f".{target.name}.", delete=False) as file:
         try:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -280,3 +283,47 @@ def test_tf32_on_cuda_belongs_to_the_plan_and_keeps_the_older_settings_readable(
 def _tf32() -> tuple[bool, bool, str]:
     matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
     return matmul.allow_tf32, cudnn.allow_tf32, torch.get_float32_matmul_precision()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no processes are forked here")
+def test_a_forked_child_waits_for_no_execution_of_its_parent() -> None:
+    built = standing_now()
+    with default_dtype():
+        other = standing_now()
+    slow = Slow()
+    thread = start(lambda: with_standing(built, slow, None))
+    assert slow.inside.wait(20)
+    child = os.fork()
+    if child == 0:
+        right = with_standing(other, lambda _: torch.ones(1).dtype, None) is torch.float64
+        os._exit(0 if right and torch.get_default_dtype() is torch.float32 else 1)
+    for _ in range(200):
+        ended, status = os.waitpid(child, os.WNOHANG)
+        if ended:
+            break
+        time.sleep(0.1)
+    else:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        status = -1
+    slow.go_on.set()
+    thread.join(20)
+    assert status == 0
+
+
+def test_a_setting_that_changes_under_an_execution_takes_the_others_along() -> None:
+    built = standing_now()
+    torch.set_float32_matmul_precision("medium")
+    try:
+        slow = Slow()
+        thread = start(lambda: with_standing(built, slow, None))
+        assert slow.inside.wait(20)
+        torch.set_default_dtype(torch.float64)
+        with_standing(built, lambda _: None, None)
+        slow.go_on.set()
+        thread.join(20)
+        assert torch.get_default_dtype() is torch.float64
+        assert torch.get_float32_matmul_precision() == "medium"
+    finally:
+        torch.set_default_dtype(torch.float32)
+        torch.set_float32_matmul_precision("highest")

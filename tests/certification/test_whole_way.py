@@ -8,7 +8,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import evalmode
 from evalmode.certificate import Certificate
-from evalmode.certification import certify, probe_inputs, usable_device, whole_way
+from evalmode.certification import certify, optimize_loaded, probe_inputs, usable_device, whole_way
 from evalmode.clause import Verdict
 from evalmode.errors import ModelRunError, NotAModuleError, PatternError, TaskError, UsageError
 from evalmode.fresh_process import FreshProcess, seeded_outputs
@@ -355,3 +355,41 @@ def test_an_allowed_finding_does_not_hide_what_the_test_data_shows():
     result = by_name(certificate, "finite")
     assert result.verdict is Verdict.BROKEN
     assert any(finding.code == "EM192" for finding in certificate.findings)
+
+
+@pytest.mark.parametrize(
+    ("metrics", "said"),
+    [
+        (["AUROC", "accuracy"], "decisions and accuracy are held"),
+        ("accuracy", "decisions and accuracy are held"),
+        ({"right": lambda outputs, target: outputs["logits"].argmax(1) == target}, "decisions and right are held"),
+        (["macro F1"], "no metric that has a value for each sample"),
+        (None, "no metric that has a value for each sample"),
+    ],
+)
+def test_tolerance_task_takes_the_first_metric_of_samples(metrics, said):
+    class Named(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = plain_model()
+
+        def forward(self, inputs):
+            return {"logits": self.inner(inputs)}
+
+    rows = torch.randn(300, 4, generator=torch.Generator().manual_seed(0)), torch.arange(300) % 3
+    _, notes = optimize_loaded(
+        Task(model=Named(), test_data=rows, metrics=metrics), tolerance="task", budget_s=5, backends=["eager"]
+    )
+    assert any(said in note for note in notes)
+
+
+def test_a_metric_that_fails_on_the_data_of_the_tolerance_is_told():
+    rows = torch.randn(300, 4, generator=torch.Generator().manual_seed(0)), torch.arange(300) % 3
+    for metric, words in (
+        (lambda outputs, target: outputs["nothing"], "failed: "),
+        (lambda outputs, target: (outputs.argmax(1) == target).float().mean(), "for a batch of 64"),
+    ):
+        with pytest.raises(UsageError, match=words):
+            evalmode.optimize(
+                plain_model(), rows[0][:8], tolerance="task", data=rows, metric=metric, budget_s=5, backends=["eager"]
+            )

@@ -15,8 +15,10 @@ from torch import nn
 
 import evalmode
 from evalmode.errors import JournalError, ModelRunError, TaskError
+from evalmode.evaluation.comparison import compare
 from evalmode.evaluation.labels import each_apart
 from evalmode.evaluation.progress import Progress
+from evalmode.measure.metric import Aggregate, Metric
 
 GENERATOR = torch.Generator().manual_seed(5)
 INPUTS = torch.randn(200, 6, generator=GENERATOR)
@@ -86,21 +88,28 @@ def test_masks_of_classes_that_prediction_gave(wrapped: bool) -> None:
     assert figures(found)[name] == pytest.approx(wanted)
 
 
-def test_torchmetrics_reads_what_prediction_gave() -> None:
+def test_torchmetrics_reads_what_prediction_gave_or_scores_where_it_wants_them() -> None:
     found = evalmode.evaluate(
         Same(),
         (INPUTS[:, :2], LABELS),
         prediction=least,
-        metrics={"theirs": torchmetrics.Accuracy("binary"), "ours": "accuracy"},
+        metrics={
+            "theirs": torchmetrics.Accuracy("binary"),
+            "ours": "accuracy",
+            "ranking": torchmetrics.AUROC("multiclass", num_classes=2),
+        },
         progress=False,
     )
     assert figures(found)["theirs"] == pytest.approx(figures(found)["ours"])
+    order = (INPUTS[:, 1] - INPUTS[:, 0]).double().numpy()
+    assert figures(found)["ranking"] == pytest.approx(roc_auc_score(LABELS.numpy(), order), abs=1e-5)
+    assert found["ranking"].method.endswith("of the scores")
 
 
 def test_a_loss_that_is_the_models_own_number_is_refused() -> None:
     class WithLoss(nn.Module):
         def forward(self, inputs: torch.Tensor) -> dict[str, torch.Tensor]:
-            return {"logits": inputs[:, :2], "loss": inputs.mean()}
+            return {"logits": inputs[:, :2], "loss": inputs.mean(), "scale": torch.tensor(3.0)}
 
     with pytest.raises(TaskError, match="once for a whole batch"):
         evalmode.evaluate(
@@ -109,11 +118,11 @@ def test_a_loss_that_is_the_models_own_number_is_refused() -> None:
     found = evalmode.evaluate(  # beside it, a loss of each sample is fine
         WithLoss(),
         (INPUTS, LABELS),
-        loss=lambda outputs, target: F.cross_entropy(outputs["logits"], target),
+        loss=lambda outputs, target: F.cross_entropy(outputs["scale"] * outputs["logits"], target),
         metrics=["accuracy"],
         progress=False,
     )
-    assert figures(found)["loss"] == pytest.approx(float(F.cross_entropy(INPUTS[:, :2].double(), LABELS)), abs=1e-6)
+    assert figures(found)["loss"] == pytest.approx(float(F.cross_entropy(3 * INPUTS[:, :2].double(), LABELS)), abs=1e-6)
 
 
 def test_a_loss_that_is_taken_apart_reads_each_samples_own_text() -> None:
@@ -129,13 +138,31 @@ def test_a_loss_that_is_taken_apart_reads_each_samples_own_text() -> None:
     assert figures(found)["loss"] == pytest.approx(float((INPUTS[:, 0] - lengths).abs().double().mean()), abs=1e-6)
 
 
-@pytest.mark.parametrize("metrics", [None, ["mean IoU"], ["Dice"]])
+@pytest.mark.parametrize("metrics", [None, ["mean IoU"], {"overlap": "Dice"}])
 def test_a_mask_of_0_and_255_is_no_mask_of_classes(metrics: list[str] | None) -> None:
     scores = torch.randn(6, 2, 4, 4, generator=GENERATOR)
     mask = torch.randint(0, 2, (6, 4, 4), generator=GENERATOR, dtype=torch.uint8) * 255
     with pytest.raises(TaskError, match="mask // 255"):
         evalmode.evaluate(Same(), (scores, mask), metrics=metrics, progress=False)
     evalmode.evaluate(Same(), (scores, mask // 255), metrics=metrics, progress=False)
+
+
+def test_masks_of_0_and_255_are_told_where_the_first_samples_have_no_foreground() -> None:
+    scores = torch.randn(300, 2, 64, 64, generator=GENERATOR)
+    mask = torch.zeros(300, 64, 64, dtype=torch.uint8)
+    mask[-1] = 255
+    with pytest.raises(TaskError, match="mask // 255"):
+        evalmode.evaluate(Same(), (scores, mask), metrics=["mean IoU"], progress=False)
+    mask[0, 0] = 1  # then they are classes, and 255 a place that does not count
+    found = evalmode.evaluate(Same(), (scores, mask), metrics=["mean IoU"], progress=False)
+    assert found.record.samples == 300
+
+
+def test_targets_with_an_axis_of_one_are_masks_too() -> None:
+    scores = torch.randn(6, 3, 4, 4, generator=GENERATOR)
+    mask = torch.zeros(6, 1, 4, 4, dtype=torch.long)
+    mask[0] = 255
+    evalmode.evaluate(Same(), (scores, mask), metrics=["mean IoU"], progress=False)  # of three classes
 
 
 def test_places_that_do_not_count_are_told() -> None:
@@ -168,6 +195,17 @@ def test_samples_without_a_group_are_each_their_own() -> None:
     assert found.record.metrics[0] == wanted.record.metrics[0]
     assert any("100 samples have none" in note for note in found.record.notes)
     assert each_apart(np.array([1, 2]))[1] == 0
+
+
+def test_proportions_of_groups_stay_within_their_range_too() -> None:
+    right = torch.eye(2)[torch.zeros(60_000, dtype=torch.long)]
+    target = torch.zeros(60_000, dtype=torch.long)
+    target[0] = 1
+    found = evalmode.evaluate(
+        Same(), (right, target), metrics=["accuracy"], groups=np.arange(60_000) // 2, progress=False
+    )
+    low, high = found.record.metrics[0].low, found.record.metrics[0].high
+    assert low is not None and high is not None and 0 < low < high <= 1
 
 
 def test_progress_shows_the_root_and_not_the_square() -> None:
@@ -211,3 +249,50 @@ def test_no_interval_leaves_the_range_of_its_figure() -> None:
     assert record.low is not None and record.high is not None
     assert 0 < record.low < record.value < record.high <= 1
     assert math.isfinite(record.low)
+
+
+class Spread:
+    """A figure of all samples that no catalog knows: the largest value minus the smallest."""
+
+    def figure(self, rows: np.ndarray) -> float:
+        return float(rows[:, 0].max() - rows[:, 0].min())
+
+    def resampled(self, rows: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        return np.array([np.ptp(rows[weight > 0, 0]) for weight in weights])
+
+    def trials(self, rows: np.ndarray) -> tuple[int, ...]:
+        return ()
+
+
+def test_files_are_compared_by_a_metric_of_ones_own_that_is_given(tmp_path: object) -> None:
+    spread = Metric("spread", lambda outputs, _: outputs[:, :1].double(), Aggregate.STATISTIC, True, Spread())
+    for name, scale in (("a", 1.0), ("b", 2.0)):
+        evalmode.evaluate(
+            Same(),
+            (scale * INPUTS, LABELS),
+            metrics=[spread],
+            keep_predictions=f"{tmp_path}/{name}.parquet",
+            progress=False,
+        )
+    found = compare(f"{tmp_path}/a.parquet", f"{tmp_path}/b.parquet", metric=spread)
+    assert found["spread"].second_value == pytest.approx(2 * found["spread"].first_value)
+    with pytest.raises(evalmode.errors.ComparisonError, match="give the metric itself"):
+        compare(f"{tmp_path}/a.parquet", f"{tmp_path}/b.parquet", metric="spread")
+
+
+def test_models_are_compared_by_whole_groups_of_a_column() -> None:
+    data = {"inputs": INPUTS[:, :2], "target": LABELS, "patient": torch.arange(200) // 10}
+
+    def split(batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+        return batch["inputs"], batch["target"]
+
+    found = compare(Same(), nn.Softmax(1), data=data, split=split, groups="patient", metric="log loss", progress=False)
+    assert "20 groups" in found["log loss"].method
+
+
+def test_slices_without_scipy_are_not_tested_and_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("evalmode.evaluation.slices.has_scipy", lambda: False)
+    found = evalmode.evaluate(
+        Same(), (INPUTS[:, :2], LABELS), metrics=["accuracy"], slices={"half": np.arange(200) % 2}, progress=False
+    )
+    assert all("not tested: pip install 'evalmode[evaluate]'" in part.note for part in found.record.slices)

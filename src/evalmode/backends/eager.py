@@ -50,6 +50,7 @@ from evalmode.backends.portable import reference_outputs
 from evalmode.backends.program import Program
 from evalmode.backends.refusal import refusal
 from evalmode.backends.torch_executor import TorchExecutor
+from evalmode.mode.discover import discover
 
 __all__ = ["EAGER", "on_copies", "torch_precisions"]
 
@@ -113,7 +114,8 @@ def _reduced(module: nn.Module, dtype: torch.dtype, reference: Chunk) -> Callabl
 def _copied_as(module: nn.Module, dtype: torch.dtype) -> nn.Module:
     """A copy whose fp32 parameters and buffers are of `dtype`; they are never copied as fp32 first."""
     memo: dict[int, object] = {}
-    for tensor in (*module.parameters(), *module.buffers()):
+    held = {id(tensor): tensor for part in discover(module).modules for tensor in (*part.parameters(), *part.buffers())}
+    for tensor in held.values():  # of modules in plain lists too
         cast = tensor.detach().to(dtype) if _is_fp32(tensor) else tensor.detach()
         memo[id(tensor)] = nn.Parameter(cast, requires_grad=False) if isinstance(tensor, nn.Parameter) else cast
     return copy.deepcopy(module, memo)

@@ -4,6 +4,7 @@ the process that torch's operators go by (default dtype, default device, oneDNN,
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
@@ -106,15 +107,15 @@ def _enter(wanted: _Process) -> None:
         now = _process_now()
         if _held.count == 1:
             _held.wanted, _held.before = wanted, now
-        elif now != wanted:  # the caller's code has changed it meanwhile
-            _held.before = now
+        elif now != wanted and _held.before is not None:  # the caller's code has changed it meanwhile
+            _held.before = _changed(_held.before, wanted, now)
         if now != wanted:
             _set(wanted, now)
 
 
 def _leave() -> None:
     with _free:
-        _held.count -= 1
+        _held.count = max(0, _held.count - 1)  # 0 in a child that was forked meanwhile
         if _held.count == 0:
             if _held.before != _held.wanted:
                 _put_back()
@@ -127,8 +128,27 @@ def _put_back() -> None:
     before, wanted, now = _held.before, _held.wanted, _process_now()
     if before is None or wanted is None:
         return
-    kept = [old if current == ours else current for old, ours, current in zip(before, wanted, now, strict=True)]
-    _set(_Process._make(kept), now)
+    _set(_changed(before, wanted, now), now)
+
+
+def _changed(before: _Process, wanted: _Process, now: _Process) -> _Process:
+    """What was there before, with what is neither that nor what was set: somebody has changed it since."""
+    return _Process._make(
+        [old if current == ours else current for old, ours, current in zip(before, wanted, now, strict=True)]
+    )
+
+
+def _after_fork() -> None:
+    """No execution of the parent's runs in a child, and what it had set is put back there."""
+    global _free  # noqa: PLW0603 - its lock may have been held
+    _free = threading.Condition(threading.Lock())
+    if _held.count:
+        _put_back()
+    _held.count = _held.waiting = 0
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 def _within(process: _Process, work: Callable[[Given], Answer], given: Given) -> Answer:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import msgspec
@@ -15,8 +15,11 @@ from evalmode.clause import Verdict
 from evalmode.errors import EvalmodeError, TaskError, UsageError
 from evalmode.evaluation.batches import batches_from
 from evalmode.evaluation.split import checked_split, default_split
+from evalmode.measure.catalog import metric_named
+from evalmode.measure.metric import Metric
 from evalmode.observe.tree import map_tensors
 from evalmode.optimization.optimizer import optimize
+from evalmode.optimization.task_data import metric_of_outputs
 from evalmode.predictor.optimized import OptimizedPredictor
 from evalmode.task import Task
 
@@ -69,7 +72,9 @@ def optimize_loaded(
     notes = [f"built with the first batch of the {origin} data"]
     if tolerance == "task":
         data, metric = task_pairs(task, batch_size)
-        notes.append("tolerance task: decisions and metric are held against plain on the test data")
+        named = "" if metric is None else f" and {metric.name}"
+        alone = "; the task names no metric that has a value for each sample" if metric is None else ""
+        notes.append(f"tolerance task: decisions{named} are held against plain on the test data{alone}")
     inputs = map_tensors(lambda tensor: tensor.to(target), inputs)
     fast = optimize(
         module,
@@ -88,11 +93,32 @@ def optimize_loaded(
     return fast, notes
 
 
-def task_pairs(task: Task, batch_size: int) -> tuple[list[Any], Any]:
-    """The pairs (inputs, target) and the metric that the tolerance "task" is held against."""
+def task_pairs(task: Task, batch_size: int) -> tuple[list[Any], Metric | None]:
+    """The pairs (inputs, target) that the tolerance "task" is held against, and the first metric of the task that has a
+    value for each sample."""
     batches = batches_from(task.data("test_data"), batch_size)
     pairs = [_pair(task, batch) for batch in read(batches, task, "test_data")]
-    return pairs, task.metrics[0] if isinstance(task.metrics, list | tuple) and task.metrics else None
+    return pairs, _metric_of_samples(task.metrics)
+
+
+def _metric_of_samples(metrics: object) -> Metric | None:
+    if metrics is None:
+        return None
+    if isinstance(metrics, str | Metric) or callable(metrics):
+        metrics = (metrics,)
+    named: list[tuple[str, Any]]
+    if isinstance(metrics, Mapping):
+        named = [(str(name), metric) for name, metric in metrics.items()]
+    else:
+        named = [(getattr(metric, "__name__", "metric"), metric) for metric in metrics]  # type: ignore[attr-defined]
+    for name, one in named:
+        metric = metric_named(one) if isinstance(one, str) else one
+        if isinstance(metric, Metric):
+            if metric.statistic is None:
+                return metric
+        elif callable(metric) and not hasattr(metric, "compute"):  # what torchmetrics has gives one figure in the end
+            return metric_of_outputs(metric, name)
+    return None
 
 
 def first_inputs(task: Task, batch_size: int) -> tuple[Any, str]:

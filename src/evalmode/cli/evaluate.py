@@ -117,7 +117,7 @@ def evaluate_task(
     for option, path in written.items():
         if path is not None:
             writable_file(path, option)
-    refuse_predictions(data)
+    refuse_predictions(data, files=True)
     model, rows, options = _loaded(target, data, weights, device, defaults, allow_native=allow_native)
     defaults.say_used()
     if metrics:

@@ -14,6 +14,8 @@ __all__ = ["as_options", "options_of"]
 
 _PHRASES = {
     "evaluation.save()": "`evalmode evaluate --out`",
+    "a file of keep_predictions=": "a file of `evalmode evaluate --keep-predictions`",
+    "evalmode.compare(model_a, model_b, data=data)": "evalmode compare A B --data TASK",
     "forward=lambda model, batch: ...": "def forward(model, batch): ... in the task",
 }
 _NAMES = (
@@ -65,10 +67,20 @@ def _option(found: re.Match[str], options: Options) -> str:
     known = [option for option in (name, name.removesuffix("s"), name.removesuffix("_s")) if option in options]
     if not known:
         return f"{found[0]} (in Python)"
+    if value.startswith("{") and not _is_literal(value):
+        return f"{found[0]} (in Python)"
     on, off = options[known[0]]
     if value == "False" and off:
         return off
     return on if value in {"", "True"} else " ".join(f"{on} {part}" for part in _parts(value))
+
+
+def _is_literal(value: str) -> bool:
+    try:
+        ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        return False
+    return True
 
 
 def _parts(value: str) -> list[str]:

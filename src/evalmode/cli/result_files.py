@@ -63,8 +63,8 @@ def _shown(file: Path, files: Sequence[Path]) -> str:
     return str(file) if [other.name for other in files].count(file.name) > 1 else file.name
 
 
-def refuse_predictions(data: str | None) -> None:
-    """Refuse as test data what is the result of an evaluation.
+def refuse_predictions(data: str | None, *, files: bool = False) -> None:
+    """Refuse as test data what is the result of an evaluation; `files` says that a Parquet file may be data.
 
     Raises:
         UsageError: the file holds kept predictions.
@@ -80,7 +80,7 @@ def refuse_predictions(data: str | None) -> None:
     if any(key.startswith(b"evalmode") for key in kept):
         raise UsageError(
             f"--data {data} holds kept predictions, which are a result and no test data",
-            expected="the task whose test data is meant, or a Parquet file of samples",
+            expected=f"the task whose test data is meant{', or a Parquet file of samples' if files else ''}",
             fix=f"evalmode compare {data} OTHER.parquet compares results",
         )
 

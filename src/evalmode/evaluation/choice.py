@@ -18,6 +18,7 @@ from evalmode.evaluation.outputs import is_listed, unreadable
 from evalmode.evaluation.untouched import Untouched
 from evalmode.measure.catalog import METRICS, metric_named
 from evalmode.measure.metric import Metric
+from evalmode.measure.sums import SumStatistic
 from evalmode.observe.tree import describe, map_tensors, tensor_leaves
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "refuse_equal_names",
 ]
 
+_MASKS = {"mean IoU", "Dice", "binary IoU", "binary Dice"}  # whatever names they were given
 _CLOSE = 1e-4  # of a loss: what fp32 rounds in a batch of thousands
 
 MetricFunction = Callable[[Any, Any], Any]
@@ -117,40 +119,51 @@ def chosen_loss(loss: object, batch: Answered, count: int) -> tuple[Chosen, str]
 
 
 def _refuse_number_of_the_batch(loss: Callable[[Any, Any], Any], own: tuple[Any, Any]) -> None:
-    """Refuse a loss that reads a number which the model gives once for a batch: no sample has one of its own."""
+    """Refuse a loss that is a number which the model gives once for a batch: no sample has one of its own."""
     outputs, target = own
     if all(leaf.ndim for _, leaf in tensor_leaves(outputs)):
         return
     unknown = map_tensors(
-        lambda leaf: torch.full_like(leaf, torch.nan) if not leaf.ndim and leaf.is_floating_point() else leaf, outputs
+        lambda leaf: torch.full_like(leaf, torch.nan) if leaf.ndim and leaf.is_floating_point() else leaf, outputs
     )
-    if math.isfinite(float(loss(outputs, target))) and math.isnan(float(loss(unknown, target))):
+    if math.isfinite(float(loss(unknown, target))):  # a scale or temperature beside the scores is no such number
         raise TaskError(
-            "loss(outputs, target) reads a number that the model gives once for a whole batch",
+            "loss(outputs, target) is a number that the model gives once for a whole batch",
             expected="a loss of each sample, from what the model gives for each of them",
             fix="loss = lambda outputs, target: F.cross_entropy(outputs['logits'], target, reduction='none'); for "
             "tokens metrics = ['token loss']",
         )
 
 
-def ignored_places(batch: Answered, chosen: tuple[Chosen, ...]) -> str:
-    """In words, that targets of 255 do not count, where a metric leaves them out: in a mask of 0 and 255 they would."""
-    dense = [one.name for one in chosen if one.metric is not None and _of_masks(one.metric.name)]
+def ignored_places(batch: Answered, chosen: tuple[Chosen, ...]) -> tuple[str, bool]:
+    """In words, that targets of 255 do not count, where a metric leaves them out, and whether it is settled that they
+    are no mask of 0 and 255.
+
+    Raises:
+        TaskError: they are one: its foreground would count nowhere.
+    """
+    dense = [one.name for one in chosen if one.metric is not None and _of_masks(one.metric)]
     target, scores = batch.target_tensor, batch.scores
-    classes = 2 if scores is None or target is None or scores.ndim <= target.ndim else scores.shape[1]
-    if not dense or target is None or classes > 255 or not bool((target == 255).any()):
-        return ""
-    if classes <= 2 and bool(((target == 0) | (target == 255)).all()):
+    if not dense or target is None:
+        return "", True
+    places = target[:, 0] if target.ndim > 2 and target.shape[1] == 1 else target
+    classes = 2 if scores is None or scores.ndim <= places.ndim else scores.shape[1]
+    if classes > 255:
+        return "", True
+    known = classes > 2 or bool((target == 1).any())
+    if not bool((target == 255).any()):
+        return "", known
+    if not known and bool(((target == 0) | (target == 255)).all()):
         raise TaskError(
-            f"{dense[0]}: the targets hold 0 and 255 alone, and 255 is a place that does not count",
+            f"{dense[0]}: so far the targets hold 0 and 255 alone, and 255 is a place that does not count",
             expected="class indices, 0 and 1 for two classes",
-            fix="return inputs, mask // 255   # from split(batch); -100 where a place does not count",
+            fix="return inputs, mask // 255   # from split(batch); where 255 does not count, write -100 in its place",
         )
-    return f"{' and '.join(dense)}: places whose target is 255 do not count"
+    return f"{' and '.join(dense)}: places whose target is 255 do not count", known
 
 
-def _of_masks(name: str) -> bool:
-    return name.startswith(("mean IoU", "Dice", "binary IoU", "binary Dice"))
+def _of_masks(metric: Metric) -> bool:
+    return isinstance(metric.statistic, SumStatistic) and metric.statistic.name in _MASKS
 
 
 def _other_together(together: float, alone: list[float]) -> str:

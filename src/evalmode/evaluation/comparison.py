@@ -175,7 +175,7 @@ def compare(
     wanted = _listed(metric)
     shares = known_proportions((a, b, *more), data, [*(wanted or ()), *_named(margin)])
     refuse_whole(_by_shared_name(margin, shares), shares)
-    results = contestants((a, b, *more), data, names, options, wanted or ())
+    results = contestants((a, b, *more), data, names, options, wanted or (), groups)
     metrics, given = _metrics(results, wanted, higher_is_better)
     samples, labels, reference = matched(results), tuple(results), next(iter(results.values()))
     margins, clusters = _margins(margin, metrics, reference), _clusters(groups, samples[0])
@@ -328,7 +328,7 @@ def _clusters(groups: str | NDArray[Any] | None, samples: Samples) -> NDArray[An
             raise ComparisonError(
                 f"no column {groups!r} was kept",
                 expected=f"one of {', '.join(map(repr, samples.columns)) or 'none'}",
-                fix="give the group of each sample as an array, in the order of the first result",
+                fix=f"evaluate with slices=[{groups!r}], which keeps it; or give an array in the order of the first",
             )
         groups = samples.columns[groups]
     values = np.asarray(groups)

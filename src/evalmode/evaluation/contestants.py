@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +31,13 @@ def contestants(
     names: Sequence[str] | None,
     options: Mapping[str, Any],
     metrics: Sequence[str | Metric] = (),
+    groups: object = None,
 ) -> dict[str, Evaluation]:
     """Results by the label that is shown of each: the names that were given, or what the results are of.
 
     Parameters: `options` are those of `evaluate`, for what has to be evaluated first; `metrics` are what is asked for:
-    they are measured, unless the options, or a task under their names, say which are.
+    they are measured, unless the options, or a task under their names, say which are, and where rows of a file bear the
+    name of a `Metric` they are its own. `groups` is a column that is kept.
 
     Raises:
         ComparisonError: a model was given without data.
@@ -42,7 +45,8 @@ def contestants(
     """
     if names is not None and (len(names) != len(given) or len(set(names)) != len(names)):
         raise UsageError(f"names is {list(names)!r}", expected=f"{len(given)} different names", fix="leave names out")
-    results = [_result(one, data, options, metrics) for one in given]
+    kept = {"groups": groups} if isinstance(groups, str) else {}
+    results = [_knowing(_result(one, data, {**kept, **options}, metrics), metrics) for one in given]
     if options and not any(_is_model(one) for one in given):
         named = " and ".join(f"{name}=" for name in options)
         raise UsageError(
@@ -52,6 +56,13 @@ def contestants(
         )
     labels = list(names) if names is not None else _labels([_label(*pair) for pair in zip(given, results, strict=True)])
     return dict(zip(labels, results, strict=True))
+
+
+def _knowing(result: Evaluation, metrics: Sequence[str | Metric]) -> Evaluation:
+    """With the metrics that were given where the result has kept rows of their names, and cannot know what they are."""
+    given = {one.name: one for one in metrics if isinstance(one, Metric)}
+    unknown = {name: one for name, one in given.items() if name in result.samples.rows and name not in result.metrics}
+    return replace(result, metrics={**result.metrics, **unknown}) if unknown else result
 
 
 def known_proportions(given: Sequence[Any], data: object, metrics: Iterable[str | Metric]) -> tuple[str, ...]:

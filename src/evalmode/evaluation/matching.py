@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from evalmode.errors import ComparisonError
 from evalmode.evaluation.result import Evaluation
 from evalmode.evaluation.samples import Samples
-from evalmode.measure.catalog import plain_name
+from evalmode.measure.catalog import is_listed, plain_name
 
 __all__ = ["matched", "shared_metrics"]
 
@@ -70,7 +70,7 @@ def shared_metrics(results: Mapping[str, Evaluation], wanted: Sequence[str] | No
                 raise ComparisonError(
                     f"{label} has kept no metric {given!r} of its samples",
                     expected=f"one of {_listed(names)}",
-                    fix=f"evaluate it with metrics=[{given!r}]",
+                    fix=f"evaluate it with metrics=[{given!r}]" if is_listed(given) else "give the metric itself",
                 )
         chosen.append({plain_name(name): name for name in next(iter(kept.values()))}[plain_name(given)])
     return tuple(dict.fromkeys(chosen))

@@ -63,6 +63,7 @@ class Reader:
     ) -> None:
         self.metrics, self.keep_scores = metrics, keep_scores
         self.chosen: tuple[Chosen, ...] | None = None
+        self.masks_are_known = False
         self.said: dict[str, None] = {}  # an ordered set
         self.prediction = (
             prediction if prediction is None else Untouched(prediction, "prediction", self.say, shared=True)
@@ -84,6 +85,9 @@ class Reader:
             self.say(said)
             if self.chosen is None:
                 self.chosen = self._choose(batch, count)
+            if not self.masks_are_known:
+                said, self.masks_are_known = ignored_places(batch, self.chosen)
+                self.say(said)
             rows = {chosen.name: _rows(chosen, batch, count) for chosen in self.chosen}
             answers = predictions(batch, self.chosen)
             scores = batch.scores if batch.scores is not None and batch.scores.ndim else None
@@ -133,7 +137,6 @@ class Reader:
         if chosen is None:
             chosen, said = inferred_metrics(batch)
             self.say(said)
-        self.say(ignored_places(batch, chosen))
         if self.loss is not None and batch.target is not None:
             loss, said = chosen_loss(self.loss, batch, count)
             self.say(said)

@@ -15,6 +15,7 @@ from evalmode.certificate import SliceRecord
 from evalmode.errors import EvalmodeError, TaskError, UsageError
 from evalmode.evaluation.labels import given_values as one_each
 from evalmode.evaluation.samples import Samples
+from evalmode.measure.intervals import NO_SCIPY, has_scipy
 from evalmode.measure.metric import Aggregate, Metric
 from evalmode.measure.paired import holm
 from evalmode.measure.summary import metric_record
@@ -156,9 +157,10 @@ def _record(
         notes.append(f"the rest has fewer than {LEAST} samples: not tested")
     elif clusters is not None:
         notes.append("samples come in groups: not tested")
+    elif not has_scipy():
+        notes.append(f"not tested: {NO_SCIPY.removeprefix('no interval: ')}")
     else:
-        rows = samples.rows[metrics[0].name]
-        p_value = _p_value(metrics[0], rows[chosen], rows[~chosen])
+        p_value = _p_value(metrics[0], *(samples.rows[metrics[0].name][kept] for kept in (chosen, ~chosen)))
         if p_value is None:
             notes.append(f"{metrics[0].name} cannot be tested between parts")
     record = SliceRecord(by=by, name=name, samples=len(part), metrics=tuple(figures), note="; ".join(notes))
@@ -322,7 +324,7 @@ def _column_of(samples: Samples, name: str) -> NDArray[Any]:
         raise TaskError(
             f"the data has no column {name!r} to cut slices by",
             expected=f"a column of one value for each sample: {there}",
-            fix="give the values themselves: slices={'site': array}",
+            fix="give the values themselves, slices={'site': array}",
         )
     return samples.columns[name]
 

@@ -56,25 +56,33 @@ def apart(metrics: Any) -> tuple[Any, dict[str, Any]]:
 def records(metrics: Mapping[str, Any], samples: Samples, *, predicted: bool = False) -> tuple[MetricRecord, ...]:
     """The figures of metrics of torchmetrics; a copy is updated, so the user's own keeps its state.
 
-    They read scores; where the task has a `prediction` (`predicted`), what that gave.
+    They read scores; where the task has a `prediction` (`predicted`), what that gave, unless a metric refuses it and
+    there are scores: those of a ranking want no decisions.
 
     Raises:
         TaskError: nothing was kept that they could read, or one of them fails.
     """
     found: list[MetricRecord] = []
     for name, metric in metrics.items():
-        outputs = samples.prediction if predicted or samples.scores is None else samples.scores
-        if outputs is None or samples.target is None:
+        both = (samples.prediction, samples.scores) if predicted else (samples.scores, samples.prediction)
+        readable = [outputs for outputs in both if outputs is not None][: 2 if predicted else 1]
+        if not readable or samples.target is None:
             raise TaskError(
                 f"{name} cannot be computed: outputs or targets differ in shape from sample to sample",
                 expected="one tensor of scores and one target of the same shape for each sample",
                 fix="write it as a function (outputs, target) -> one value per sample",
             )
-        found += _records(name, metric, torch.from_numpy(outputs), torch.from_numpy(samples.target))
+        target = torch.from_numpy(samples.target)
+        try:
+            found += _records(name, metric, torch.from_numpy(readable[0]), target)
+        except TaskError:
+            if len(readable) == 1:
+                raise
+            found += _records(name, metric, torch.from_numpy(readable[1]), target, ", of the scores")
     return tuple(found)
 
 
-def _records(name: str, metric: Any, outputs: torch.Tensor, target: torch.Tensor) -> list[MetricRecord]:
+def _records(name: str, metric: Any, outputs: torch.Tensor, target: torch.Tensor, read: str = "") -> list[MetricRecord]:
     own = copy.deepcopy(metric).cpu()
     own.reset()
     try:
@@ -88,7 +96,7 @@ def _records(name: str, metric: Any, outputs: torch.Tensor, target: torch.Tensor
             f"of shape (N{''.join(f', {size}' for size in target.shape[1:])})",
             fix="bring outputs into its form with prediction(outputs): it reads what that returns",
         ) from error
-    return [_record(label, number, len(outputs)) for label, number in _numbers(name, value)]
+    return [_record(label, number, len(outputs), read) for label, number in _numbers(name, value)]
 
 
 def _numbers(name: str, value: Any) -> list[tuple[str, float]]:
@@ -104,8 +112,8 @@ def _numbers(name: str, value: Any) -> list[tuple[str, float]]:
     return [(f"{name} {place}", float(number)) for place, number in enumerate(tensor.reshape(-1).tolist())]
 
 
-def _record(name: str, value: float, total: int) -> MetricRecord:
-    return MetricRecord(name=name, value=value, method="no interval: a figure of torchmetrics", total=total)
+def _record(name: str, value: float, total: int, read: str) -> MetricRecord:
+    return MetricRecord(name=name, value=value, method=f"no interval: a figure of torchmetrics{read}", total=total)
 
 
 def _name(metric: Any) -> str:

@@ -104,6 +104,11 @@ class Metric:
                 expected="a statistic for Aggregate.STATISTIC, and for nothing else",
             )
 
+    @property
+    def range(self) -> tuple[float, float]:
+        """Between what the figure lies."""
+        return (0.0, 1.0) if self.aggregate is Aggregate.PROPORTION else (self.least, self.most)
+
     def figure(self, rows: NDArray[Any]) -> float:
         """The value over all rows: the same bits in any order of the rows.
 

@@ -256,7 +256,8 @@ def _interval(metric: Metric, found: Uncertainty | PairedProportions | str, conf
         return Interval(None, None, f"no interval: too skewed for a confidence of {confidence}")
     name = found.method
     interval = Interval(low, high, f"paired {name}" if isinstance(found, Resampled) else name)
-    return within(interval, metric.least - metric.most, metric.most - metric.least)
+    least, most = metric.range
+    return within(interval, least - most, most - least)
 
 
 def _inverted(found: Uncertainty | PairedProportions | str, method: str, least: float) -> tuple[float | None, str]:

@@ -43,7 +43,7 @@ def metric_record(
             expected="the group of each sample, shape (samples,)",
         )
     count = int(np.count_nonzero(rows)) if metric.aggregate is Aggregate.PROPORTION else None
-    interval = within(_interval(metric, rows, value, confidence, clusters), metric.least, metric.most)
+    interval = within(_interval(metric, rows, value, confidence, clusters), *metric.range)
     caveat = f"; {metric.caveat}" if metric.caveat and interval.low is not None else ""
     return MetricRecord(
         name=metric.name,

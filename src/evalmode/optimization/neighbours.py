@@ -39,8 +39,11 @@ class Neighbours:
         Its children stay as they are: other code may call one of them by itself, on a branch that no example took.
         """
         holder: Any = self.holder
-        if type(holder) is not _Fused:
-            holder.__class__, holder.steps = _Fused, list(holder.children())
+        if not isinstance(holder, _Fused):
+            own = type(holder)
+            made = {"__module__": own.__module__, "__qualname__": own.__qualname__}
+            holder.__class__ = type(own.__name__, (_Fused, own), made)  # its own methods stay
+            holder.steps = list(holder.children())
         module.training = False
         place = next(number for number, step in enumerate(holder.steps) if step is self.first)
         holder.steps[place : place + 2] = [module]

@@ -9,17 +9,27 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from evalmode.errors import BatchError, UsageError
+from evalmode.errors import BatchError, EvalmodeError, UsageError
 from evalmode.measure.catalog import METRICS, metric_named
 from evalmode.measure.metric import Aggregate, Metric
 from evalmode.observe.batching import find_batch_axis
 from evalmode.observe.tree import describe, map_tensors, tensor_leaves
 from evalmode.optimization.task_margin import LEFT_OUT, Answers, Figure, decisions_of, demand_data
 
-__all__ = ["TaskData", "task_data"]
+__all__ = ["TaskData", "metric_of_outputs", "task_data"]
 
 _MOST_SAMPLES = 4096
 _IGNORED = -100  # as a target: torch.nn.functional.cross_entropy leaves it out
+
+
+@dataclass(frozen=True)
+class _OfOutputs:
+    """A function of all that the model gives, as `evaluate` calls it; a metric of the catalog reads one tensor."""
+
+    function: Callable[[Any, Tensor], Any]
+
+    def __call__(self, outputs: Any, target: Tensor) -> Any:
+        return self.function(outputs, target)
 
 
 @dataclass(frozen=True)
@@ -117,9 +127,18 @@ def _metric(metric: Any) -> Metric:
                 fix="metric='accuracy', 'log loss' or 'mean absolute error'",
             )
         return metric
-    if callable(metric):
-        return Metric(getattr(metric, "__name__", "metric"), metric, Aggregate.MEAN)
-    raise UsageError(f"metric is {metric!r}", expected=f"a function of (outputs, target), or {', '.join(METRICS)}")
+    if callable(metric) and not hasattr(metric, "compute"):
+        return metric_of_outputs(metric, getattr(metric, "__name__", "metric"))
+    raise UsageError(
+        f"metric is {metric!r}"[:200],
+        expected=f"a function of (outputs, target) that gives a number for each sample, or {', '.join(METRICS)}",
+        fix="metric='accuracy'",
+    )
+
+
+def metric_of_outputs(function: Callable[[Any, Tensor], Any], name: str) -> Metric:
+    """A metric from a function of (outputs, target) that gives a number for each sample."""
+    return Metric(name, _OfOutputs(function), Aggregate.MEAN)
 
 
 def _answers(
@@ -143,12 +162,34 @@ def _answers(
         for metric in metrics:
             if target is None:
                 raise UsageError(f"{metric.name} needs a target, and the data have none", expected="(inputs, target)")
-            values[metric.name].append(torch.as_tensor(metric.per_sample(outputs, target)))
+            read = map_tensors(Tensor.cpu, given) if isinstance(metric.per_sample, _OfOutputs) else outputs
+            values[metric.name].append(_values(metric, read, target, len(outputs)))
     figures = {
         metric.name: Figure(torch.cat(values[metric.name]).cpu().numpy(), metric.aggregate, metric.higher_is_better)
         for metric in metrics
     }
     return Answers(_of_one_length(decisions) if decided and decisions else None, figures, others)
+
+
+def _values(metric: Metric, outputs: Any, target: Tensor, samples: int) -> Tensor:
+    """What a metric gives for each sample of a batch."""
+    try:
+        found = torch.as_tensor(metric.per_sample(outputs, target))
+    except EvalmodeError:
+        raise
+    except Exception as error:
+        raise UsageError(
+            f"the metric {metric.name} failed: {type(error).__name__}: {error}",
+            expected="a number for each sample from (outputs, target)",
+            fix=f"call it by hand on outputs {describe(outputs)} and target {describe(target)}",
+        ) from error
+    if found.shape != (samples,):
+        raise UsageError(
+            f"the metric {metric.name} gave {describe(found)} for a batch of {samples}",
+            expected="a number for each sample",
+            fix="torch.nn.functional.cross_entropy(outputs, target, reduction='none')",
+        )
+    return found
 
 
 def _counted(decisions: Tensor, target: Tensor | None) -> Tensor:

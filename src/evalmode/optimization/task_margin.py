@@ -118,7 +118,7 @@ def verify_task(plain: Answers, candidate: Answers, tolerance: Tolerance, *, can
         raise UsageError(
             "tolerance 'task' finds neither decisions nor a metric to compare",
             expected="class scores, whole numbers, or a metric",
-            fix="give metric=, or prediction(outputs) in the task file",
+            fix="metric='mean absolute error'; in a task file metrics = ['mean absolute error']",
         )
     if (plain.decisions is None) != (candidate.decisions is None) or plain.figures.keys() != candidate.figures.keys():
         raise UsageError("the answers of the two models are of different kinds", expected="the same task for both")

@@ -26,7 +26,8 @@ def serialisable(predictor: OptimizedPredictor) -> tuple[OptimizedPredictor, lis
             predictor = predictor.serialisable()
         except OptimizationError as error:
             raise ArtifactError(
-                f"{predictor.plan} cannot be written into a file, and no other plan takes its place: {error.got}"
+                f"{predictor.plan} cannot be written into a file, and no other plan takes its place: {error.got}",
+                fix="pip install 'evalmode[optimize]', and let every back end be tried",
             ) from error
         payloads = _payloads(predictor)
     if payloads is None:

@@ -233,3 +233,59 @@ def test_outputs_come_to_share_no_memory(forward: Any) -> None:
         first, again = program.module(x), program.module(x)
     places = [storage(x), *map(storage, first), *map(storage, again)]
     assert len(set(places)) == len(places)
+
+
+def test_shifts_along_different_axes_are_no_way_of_rounding(rewrite: Any, rounding_alone: Any) -> None:
+    class Positions(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = nn.Linear(5, 4)
+            self.row, self.column = nn.Parameter(torch.randn(7, 1)), nn.Parameter(torch.randn(4))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.linear(x) + self.row + self.column
+
+    rounding_alone(rewrite("fold-scale-shift", Positions(), torch.randn(3, 7, 5)))
+
+
+def test_a_sequential_of_ones_own_class_stays_one(randomized: Any) -> None:
+    class Stage(nn.Sequential):
+        @property
+        def width(self) -> int:
+            return self[0].out_features
+
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stage = Stage(nn.Linear(8, 6), nn.BatchNorm1d(6), nn.ReLU())
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            if x.sum() > 1e9:
+                return x
+            assert isinstance(self.stage, Stage)
+            return self.stage(x) * self.stage.width
+
+    model, x = randomized(Model(), torch.Generator().manual_seed(0)), torch.randn(6, 8)
+    program, report = apply_passes(program_of(model, x).program)
+    assert report.changed["fold-batch-norm"] == 1
+    assert not report.problem
+    with torch.no_grad():
+        torch.testing.assert_close(program.module(x)[0], model(x))
+
+
+def test_folded_layers_are_cast_with_the_model(randomized: Any) -> None:
+    from evalmode.backends.eager import _copied_as
+
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stage = nn.Sequential(nn.Linear(8, 6), nn.BatchNorm1d(6))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.stage(x) if x.sum() < 1e9 else x
+
+    model, x = randomized(Model(), torch.Generator().manual_seed(0)), torch.randn(6, 8)
+    program, _ = apply_passes(program_of(model, x).program)
+    with torch.no_grad():
+        found = _copied_as(program.module, torch.bfloat16)(x.bfloat16())[0]
+        torch.testing.assert_close(found.float(), model(x), rtol=0.05, atol=0.1)

@@ -145,7 +145,10 @@ def _rounding(module: fx.GraphModule, shift: Affine) -> str:
         return "a shift this large may be a way of rounding"
     for other in (shift.source, *shift.node.users):
         beside = affine_of(module, other)
-        if isinstance(beside, Affine) and _only_shifts(beside) and _cancel(shift, beside):
+        if not isinstance(beside, Affine) or not _only_shifts(beside):
+            continue
+        along_one = shift.axis is None or beside.axis in (None, shift.axis)
+        if along_one and _cancel(shift, beside):
             return "shifts that cancel each other may be a way of rounding"
     return ""
 
