@@ -16,6 +16,7 @@ from evalmode.optimization.task_margin import (
     Figure,
     decisions_of,
     demand_data,
+    refuted_by,
     samples_needed,
     verify_task,
 )
@@ -207,3 +208,50 @@ def test_outputs_that_decide_nothing_are_compared_too(spoil):
     found = verify_task(data.plain, data.answers(lambda x: {"logits": x, "boxes": spoil(3 * x)}), Tolerance("task"))
     assert not found.accepted
     assert "boxes" in found.reason
+
+
+@given(total=st.integers(64, 600), changed=st.integers(0, 30), seen=st.integers(1, 400), candidates=st.integers(1, 12))
+def test_what_is_refuted_early_fails_whatever_comes(total: int, changed: int, seen: int, candidates: int) -> None:
+    changed, seen = min(changed, total), min(seen, total)
+    plain, other = decided(total), decided(total, changed)
+    assert plain.decisions is not None and other.decisions is not None
+    why = refuted_by(plain, other.decisions[:seen], TASK, candidates=candidates)
+    if why:
+        assert not verify_task(plain, other, TASK, candidates=candidates).accepted
+    elif seen >= changed > 0 and seen < total:  # all changes are seen: the whole says the same
+        assert verify_task(plain, other, TASK, candidates=candidates).accepted
+
+
+def test_a_candidate_that_is_refuted_answers_no_more_of_the_data() -> None:
+    scores = torch.randn(1024, 5, generator=torch.Generator().manual_seed(0))
+    data = task_data((scores, None), None, lambda x: x)
+    calls: list[int] = []
+
+    def wrong(given: torch.Tensor) -> torch.Tensor:
+        calls.append(len(given))
+        return -given
+
+    found = data.answers(wrong, lambda decisions: refuted_by(data.plain, decisions, TASK, candidates=3))
+    assert calls == [64]
+    verification = verify_task(data.plain, found, TASK, candidates=3)
+    assert not verification.accepted
+    assert "on the first 64 samples" in verification.reason
+    whole = data.answers(lambda x: x, lambda decisions: refuted_by(data.plain, decisions, TASK))
+    assert verify_task(data.plain, whole, TASK).accepted
+
+
+def test_slow_models_answer_as_much_of_the_data_as_time_allows_and_the_bounds_need() -> None:
+    scores = torch.randn(2048, 5, generator=torch.Generator().manual_seed(0))
+    now = [0.0]
+
+    def slow(given: torch.Tensor) -> torch.Tensor:
+        now[0] += len(given) / 10
+        return given
+
+    data = task_data((scores, None), None, slow, seconds=20, least=149, clock=lambda: now[0])
+    assert data.count == 256  # the first batch that is whole after 20 s, and at least 149
+    assert data.plain.decisions is not None and len(data.plain.decisions) == 256
+    assert "the first 256 samples" in data.note
+    few = task_data((scores, None), None, slow, seconds=0.0, least=149, clock=lambda: now[0])
+    assert few.count == 192
+    assert task_data((scores, None), None, slow, clock=lambda: now[0]).note == ""

@@ -19,7 +19,7 @@ from evalmode.optimization.samples import Run, Samples
 from evalmode.optimization.stability import Stability
 from evalmode.optimization.subject import Subject
 from evalmode.optimization.task_data import TaskData
-from evalmode.optimization.task_margin import verify_task
+from evalmode.optimization.task_margin import refuted_by, verify_task
 from evalmode.optimization.tolerance import Tolerance
 from evalmode.optimization.verification import Verification, verify
 from evalmode.predictor.optimized import OptimizedPredictor
@@ -69,7 +69,11 @@ class Judge:
         if self.task is None or predictor is None:
             return verify(runs, self.reference, self.tolerance)
         try:
-            answers = self.task.answers(predictor.predict)
+            plain = self.task.plain
+            answers = self.task.answers(
+                predictor.predict,
+                lambda decisions: refuted_by(plain, decisions, self.tolerance, candidates=self.candidates),
+            )
         except BackendError as error:
             return Verification(accepted=False, reason=f"fails on the data of the task: {error.got}")
         return verify_task(self.task.plain, answers, self.tolerance, candidates=self.candidates)

@@ -45,6 +45,7 @@ from evalmode.optimization.plan_cache import CachedPlan, cache_key, read_plan, w
 from evalmode.optimization.search import Progress, Search, SearchSettings
 from evalmode.optimization.subject import Subject
 from evalmode.optimization.task_data import TaskData, task_data
+from evalmode.optimization.task_margin import samples_needed
 from evalmode.optimization.tolerance import Tolerance
 from evalmode.predictor.calling import call
 from evalmode.predictor.optimized import OptimizedPredictor
@@ -52,6 +53,7 @@ from evalmode.predictor.structure import Structure
 
 __all__ = ["optimize", "refresh"]
 
+_DATA_SHARE = 0.15  # of the budget, for plain's own answers to the user's data
 _PADDING_SHARE = 0.1  # of the budget, for the test whether padding under a mask is inert
 
 
@@ -221,6 +223,7 @@ def _optimized(
     subject.padded, lengths = padded_axis(subject, _PADDING_SHARE * request.budget)
     notes += lengths
     task = _task(subject, request)
+    notes += [] if task is None or not task.note else [task.note]
     settings = SearchSettings(
         backends=request.backends,
         precisions=("fp32",) if request.tolerance.kind == "fp32" else None,
@@ -233,8 +236,7 @@ def _optimized(
     )
 
     def judge_within(seconds: float) -> Judge:
-        count = sum(len(backend.precisions(str(request.device))) for backend in request.backends)
-        return judge_of(subject, request.tolerance, task=task, candidates=count, seconds=seconds)
+        return judge_of(subject, request.tolerance, task=task, candidates=_candidates(request), seconds=seconds)
 
     search = Search(subject, settings, judge_within, say, started_at=begin, notes=notes)
     key = _key(model, subject, request, settings)
@@ -275,7 +277,18 @@ def _task(subject: Subject, request: _Request) -> TaskData | None:
     if request.tolerance.kind != "task":
         return None
     model: Any = subject.flat.model
-    return task_data(request.data, request.metric, lambda inputs: call(model, inputs, request.forward))
+    return task_data(
+        request.data,
+        request.metric,
+        lambda inputs: call(model, inputs, request.forward),
+        seconds=_DATA_SHARE * request.budget,
+        least=samples_needed(request.tolerance, _candidates(request)),
+    )
+
+
+def _candidates(request: _Request) -> int:
+    """How many plans may be held against the data: the bounds are corrected for all of them."""
+    return sum(len(backend.precisions(str(request.device))) for backend in request.backends)
 
 
 def _key(model: nn.Module, subject: Subject, request: _Request, settings: SearchSettings) -> str | None:

@@ -192,7 +192,7 @@ class Search:
         accepted = 0
         last = 0.0
         for trial in self._ranked():
-            if accepted and (accepted >= 3 or self.left < self._end + last):
+            if (accepted and (accepted >= 3 or self.left < self._end + last)) or (last and self.left < 0):
                 break
             time_for_it = self.left > (0 if self._judge else self._judging)
             if self.contest.behind(trial) > (_NO_GAIN if time_for_it else _CLEARLY):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -34,24 +36,37 @@ class _OfOutputs:
 
 @dataclass(frozen=True)
 class TaskData:
-    """Batches of (inputs, target), a metric for each sample, and the answers of the plain model."""
+    """Batches of (inputs, target), a metric for each sample, and the answers of the plain model.
+
+    `note` says where the time did for the first samples alone; it is empty where all were answered.
+    """
 
     batches: tuple[tuple[Any, Tensor | None], ...]
     metrics: tuple[Metric, ...]
     plain: Answers
+    note: str = ""
 
     @property
     def count(self) -> int:
         """How many samples they are."""
         return sum(_samples(inputs, target) for inputs, target in self.batches)
 
-    def answers(self, predict: Callable[[Any], Any]) -> Answers:
-        """What `predict` answers on the data."""
-        return _answers(predict, self.batches, self.metrics)
+    def answers(self, predict: Callable[[Any], Any], refuted: Callable[[Tensor], str] | None = None) -> Answers:
+        """What `predict` answers on the data; to its end, unless `refuted` says of the decisions so far why not."""
+        return _answers(predict, self.batches, self.metrics, refuted)
 
 
-def task_data(data: Any, metric: Any, plain: Callable[[Any], Any]) -> TaskData:
-    """The user's data, read, with the answers of the plain model.
+def task_data(
+    data: Any,
+    metric: Any,
+    plain: Callable[[Any], Any],
+    *,
+    seconds: float = math.inf,
+    least: int = 0,
+    clock: Callable[[], float] = time.perf_counter,
+) -> TaskData:
+    """The user's data, read, with the answers of the plain model: as many batches as it answers in so many `seconds`,
+    and at least as many samples as the bounds need (`least`).
 
     `data` is a pair (inputs, target) or an iterable of such pairs; a target may be None where there is no `metric`.
     `metric` is a name, a `Metric`, or a function of (outputs, target) that gives a number for each sample.
@@ -64,7 +79,21 @@ def task_data(data: Any, metric: Any, plain: Callable[[Any], Any]) -> TaskData:
     if not batches:
         raise UsageError("the data for tolerance 'task' hold no batch", expected="at least one pair (inputs, target)")
     metrics = () if metric is None else (_metric(metric),)
-    return TaskData(batches, metrics, _answers(plain, batches, metrics))
+    begin, done = clock(), 0
+    used: list[tuple[Any, Tensor | None]] = []
+
+    def affordable() -> Iterable[tuple[Any, Tensor | None]]:
+        nonlocal done
+        for batch in batches:
+            if used and done >= least and clock() - begin > seconds:
+                return
+            used.append(batch)
+            done += _samples(*batch)
+            yield batch
+
+    answers = _answers(plain, affordable(), metrics)
+    told = f"tolerance task: the first {done} samples of the data, as time allows" if len(used) < len(batches) else ""
+    return TaskData(tuple(used), metrics, answers, told)
 
 
 def _pairs(data: Any) -> Iterable[tuple[Any, Tensor | None]]:
@@ -142,7 +171,10 @@ def metric_of_outputs(function: Callable[[Any, Tensor], Any], name: str) -> Metr
 
 
 def _answers(
-    predict: Callable[[Any], Any], batches: Iterable[tuple[Any, Tensor | None]], metrics: tuple[Metric, ...]
+    predict: Callable[[Any], Any],
+    batches: Iterable[tuple[Any, Tensor | None]],
+    metrics: tuple[Metric, ...],
+    refuted: Callable[[Tensor], str] | None = None,
 ) -> Answers:
     decisions: list[Tensor] = []
     values: dict[str, list[Tensor]] = {metric.name: [] for metric in metrics}
@@ -159,6 +191,8 @@ def _answers(
         decided = decided and found is not None
         if found is not None:
             decisions.append(_counted(found, target))
+            if refuted is not None and decided and (why := refuted(_of_one_length(decisions))):
+                return Answers(None, {}, {}, why)
         for metric in metrics:
             if target is None:
                 raise UsageError(f"{metric.name} needs a target, and the data have none", expected="(inputs, target)")

@@ -18,7 +18,16 @@ from evalmode.measure.metric import Aggregate
 from evalmode.optimization.tolerance import Tolerance
 from evalmode.optimization.verification import Verification
 
-__all__ = ["LEFT_OUT", "Answers", "Figure", "decisions_of", "demand_data", "samples_needed", "verify_task"]
+__all__ = [
+    "LEFT_OUT",
+    "Answers",
+    "Figure",
+    "decisions_of",
+    "demand_data",
+    "refuted_by",
+    "samples_needed",
+    "verify_task",
+]
 
 LEFT_OUT = torch.iinfo(torch.int64).min
 """In place of a decision that does not count: what fills a sequence up, and what its target ignores."""
@@ -41,7 +50,8 @@ class Figure:
 class Answers:
     """What a model answered on the user's data: a decision for each sample, and its metrics by name.
 
-    `others` are the outputs of the first batch that neither decide nor are measured, by name.
+    `others` are the outputs of the first batch that neither decide nor are measured, by name. `refuted` says why the
+    rest of the data was not answered: nothing on it could make up for what was.
 
     Shapes: `decisions` `(N, ...)`, of whole numbers; several decisions a sample count as a share of it, without those
     that are `LEFT_OUT`.
@@ -50,6 +60,7 @@ class Answers:
     decisions: Tensor | None
     figures: Mapping[str, Figure] = dataclasses.field(default_factory=dict)
     others: Mapping[str, Tensor] = dataclasses.field(default_factory=dict)
+    refuted: str = ""
 
 
 def demand_data(data: object) -> None:
@@ -102,6 +113,21 @@ def samples_needed(tolerance: Tolerance, candidates: int = 1) -> int:
     return math.ceil(math.log(level) / math.log1p(-tolerance.decisions))
 
 
+def refuted_by(plain: Answers, decisions: Tensor, tolerance: Tolerance, *, candidates: int = 1) -> str:
+    """Why a candidate with these decisions on the first samples fails whatever it answers to the rest; else nothing."""
+    known = plain.decisions
+    if known is None or len(decisions) >= len(known) or decisions.shape[1:] != known.shape[1:]:
+        return ""
+    shares = _changed_shares(known, torch.cat([decisions.to(known), known[len(decisions) :]]))
+    bound = _share_bound(shares, (1 - tolerance.confidence) / max(1, candidates))
+    if bound <= tolerance.decisions or not bool(shares.any()):  # without a change, there are too few samples
+        return ""
+    return (
+        f"so many decisions change on the first {len(decisions)} samples that of all {len(known)} it could be "
+        f"{100 * bound:.2g} % (allowed {100 * tolerance.decisions:g} %)"
+    )
+
+
 def verify_task(plain: Answers, candidate: Answers, tolerance: Tolerance, *, candidates: int = 1) -> Verification:
     """Whether a candidate decides as the plain model does, and its metrics are as good, on the user's data.
 
@@ -120,6 +146,8 @@ def verify_task(plain: Answers, candidate: Answers, tolerance: Tolerance, *, can
             expected="class scores, whole numbers, or a metric",
             fix="metric='mean absolute error'; in a task file metrics = ['mean absolute error']",
         )
+    if candidate.refuted:
+        return Verification(accepted=False, reason=candidate.refuted, strength="task-equal", margin=math.inf)
     if (plain.decisions is None) != (candidate.decisions is None) or plain.figures.keys() != candidate.figures.keys():
         raise UsageError("the answers of the two models are of different kinds", expected="the same task for both")
     said: list[str] = []
