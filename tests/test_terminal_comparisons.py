@@ -134,3 +134,18 @@ def test_never_wider_than_the_terminal_and_colour_changes_no_character(width, la
         assert [line.rstrip() for line in ESCAPE.sub("", colored).split("\n")] == [
             line.rstrip() for line in plain.split("\n")
         ]
+
+
+@pytest.mark.parametrize(
+    "effect",
+    [
+        EffectLine("log loss", (0, 1), (0.6931, 0.6933), 0.0002, -0.00012, 0.00052, 0.2, "no difference shown"),
+        EffectLine("log loss", (0, 1), (0.6931, 0.6933), 2e-5, -1e-5, 5e-5, 0.2, "no difference shown"),
+        EffectLine("loss", (0, 1), (5000.12345, 5000.1), 0.02345, -0.0001, 0.05, 0.2, "no difference shown"),
+        EffectLine("正解率", (0, 1), (0.65, 0.71), 0.06, 0.03, 0.08, 0.001, "better", proportion=True),
+    ],
+)
+def test_figures_never_run_into_each_other(effect):
+    text = comparison_text(("a", "b"), 100, (effect,), (), confidence=0.95, width=80, color=False)
+    assert max(map(cell_len, text.splitlines())) <= 80
+    assert not re.search(r"\d[+-]\d", text.replace("e-", "e").replace("e+", "e"))

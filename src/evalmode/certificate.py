@@ -251,6 +251,14 @@ class Certificate(msgspec.Struct, frozen=True, kw_only=True):
         """No clause is broken."""
         return not any(result.verdict is Verdict.BROKEN for result in self.clauses)
 
+    @property
+    def verdict(self) -> Verdict:
+        """On the whole: broken if a clause is, kept if one is and none is broken, else what is said of those that were
+        tested."""
+        counts = self.counts()
+        order = (Verdict.BROKEN, Verdict.KEPT, Verdict.UNDECIDED, Verdict.ALLOWED)
+        return next((verdict for verdict in order if counts[verdict]), Verdict.NOT_TESTED)
+
     def counts(self) -> dict[Verdict, int]:
         """How many clauses got each verdict."""
         return {verdict: sum(result.verdict is verdict for result in self.clauses) for verdict in Verdict}

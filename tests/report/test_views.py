@@ -7,6 +7,7 @@ import math
 import re
 from xml.etree import ElementTree as ET
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -18,18 +19,24 @@ from evalmode.certificate import (
     ClauseResult,
     ConfusionRecord,
     Environment,
+    EvaluationRecord,
     MetricRecord,
     ModelRecord,
     OptimizationRecord,
     PlanRecord,
+    SliceRecord,
 )
 from evalmode.clause import Verdict
 from evalmode.report.batch_sizes import batch_sizes
 from evalmode.report.confusions import confusions
-from evalmode.report.evaluations import ImageBudget, gap_of_bins
+from evalmode.report.contract import headline
+from evalmode.report.evaluations import ImageBudget, evaluated, gap_of_bins
+from evalmode.report.page import report_html
 from evalmode.report.plans import plan_view
 from evalmode.report.plots import log_ticks, pareto_svg, reliability_svg
 from evalmode.report.wording import factor, figure, shown
+from evalmode.terminal import certificate_text
+from evalmode.terminal.model_card import card_text
 
 
 def certificate_of(clause: ClauseResult) -> Certificate:
@@ -271,3 +278,145 @@ def test_an_interval_that_is_missing_on_one_side_is_left_out():
 def test_images_are_taken_while_there_is_room():
     budget = ImageBudget(10)
     assert [budget.spend(6), budget.spend(6), budget.spend(4), budget.spend(1)] == [True, False, True, False]
+
+
+SIZES = {"size classes": [[1], [2, 3]], "largest difference": 1e-3, "differences between classes": [[], [1e-3]]}
+
+
+@pytest.mark.parametrize(
+    ("verdict", "words"),
+    [
+        (Verdict.KEPT, "which is rounding, not dependence"),
+        (Verdict.UNDECIDED, "it is undecided whether that is rounding"),
+        (Verdict.BROKEN, "depends on its companions"),
+    ],
+)
+def test_sizes_that_differ_are_called_rounding_only_where_that_was_shown(verdict, words):
+    found = batch_sizes(certificate_of(ClauseResult(clause="batch-independent", verdict=verdict, measured=SIZES)))
+    assert words in found.sentence
+
+
+def test_one_size_has_nothing_to_be_compared_with():
+    measured = {"size classes": [[8]], "largest difference": 0.0, "differences between classes": [[]]}
+    clause = ClauseResult(clause="batch-independent", verdict=Verdict.KEPT, measured=measured)
+    assert "nothing to compare" in batch_sizes(certificate_of(clause)).sentence
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "word"),
+    [
+        ([Verdict.KEPT, Verdict.UNDECIDED], "kept"),
+        ([Verdict.UNDECIDED, Verdict.ALLOWED], "undecided"),
+        ([Verdict.ALLOWED, Verdict.NOT_TESTED], "allowed"),
+        ([Verdict.NOT_TESTED], "not tested"),
+        ([Verdict.KEPT, Verdict.BROKEN], "broken"),
+        ([], "not tested"),
+    ],
+)
+def test_the_verdict_on_the_whole_is_the_same_everywhere(verdicts, word):
+    clauses = tuple(ClauseResult(clause=f"clause {place}", verdict=verdict) for place, verdict in enumerate(verdicts))
+    certificate = msgspec.structs.replace(
+        certificate_of(ClauseResult(clause="x", verdict=Verdict.KEPT)), clauses=clauses
+    )
+    assert str(certificate.verdict) == word
+    assert headline(certificate).word == word
+    closing = certificate_text(certificate, width=80, color=False).splitlines()
+    assert any(line.startswith(word.upper()) for line in closing)
+    shown_card = card_text(certificate, ())
+    assert f"**{word}**" in shown_card if word != "not tested" else "not tested" in shown_card
+
+
+def slices_of(parts: list[list[MetricRecord]], whole: list[MetricRecord], budget: int = 400):
+    record = EvaluationRecord(
+        samples=100,
+        batch_size=1,
+        metrics=tuple(whole),
+        slices=tuple(
+            SliceRecord(by="part", name=str(place), samples=10, metrics=tuple(metrics))
+            for place, metrics in enumerate(parts)
+        ),
+    )
+    return evaluated(record, ImageBudget(10, budget)).slices
+
+
+def accuracy(value: float) -> MetricRecord:
+    return MetricRecord(name="accuracy", value=value, low=value - 0.07, high=value + 0.07, count=5, total=10)
+
+
+def test_the_whole_lies_where_it_is_beside_slices_that_are_all_worse():
+    found = slices_of([[accuracy(0.52)]], [accuracy(0.84)])
+    bar = found.first[0].bar
+    assert bar.low < bar.value < bar.high < bar.reference
+    assert found.scale == "45 to 84 %"
+
+
+def test_a_slice_that_lacks_the_first_metric_changes_no_unit():
+    auroc = MetricRecord(name="AUROC", value=0.61, low=0.5, high=0.7)
+    found = slices_of([[auroc], [accuracy(0.5)]], [auroc])
+    assert found.scale == "0.5 to 0.7"
+
+
+def test_many_evaluations_share_the_rows_of_slices():
+    budget = ImageBudget(10, 500)
+    record = EvaluationRecord(
+        samples=100,
+        batch_size=1,
+        metrics=(accuracy(0.5),),
+        slices=tuple(
+            SliceRecord(by="part", name=str(place), samples=10, metrics=(accuracy(0.5),)) for place in range(400)
+        ),
+    )
+    shown_rows = [
+        len(found.slices.first) + len(found.slices.rest) for found in (evaluated(record, budget) for _ in range(4))
+    ]
+    assert sum(shown_rows) <= 500 + 2 * 12
+    assert shown_rows[0] == 400
+
+
+def test_figures_of_another_model_do_not_stand_beside_the_verdict():
+    import dataclasses
+
+    @dataclasses.dataclass
+    class Given:
+        record: EvaluationRecord
+        model: ModelRecord | None
+        subject: str = "other.py"
+        environment: Environment | None = None
+
+    mine = certificate_of(ClauseResult(clause="finite", verdict=Verdict.KEPT))
+    mine = msgspec.structs.replace(mine, model=msgspec.structs.replace(mine.model, fingerprint="a" * 64))
+    record = EvaluationRecord(samples=10, batch_size=1, metrics=(accuracy(0.5),))
+    other = Given(record, msgspec.structs.replace(mine.model, fingerprint="b" * 64))
+    same = Given(record, mine.model)
+    facts = r'<dl class="facts"'
+    with_other, with_same = report_html(mine, [other]), report_html(mine, [same])
+    assert "Of other weights" in with_other
+    head = with_other.split("Contract")[0]
+    assert "50.0" not in head
+    assert "50.0" in with_same.split("Contract")[0]
+    assert facts not in head or "accuracy" not in head
+
+
+def test_a_page_of_evaluations_alone_has_their_machine():
+    import dataclasses
+
+    @dataclasses.dataclass
+    class Given:
+        record: EvaluationRecord
+        model: ModelRecord
+        environment: Environment
+        subject: str = "task.py"
+
+    certificate = certificate_of(ClauseResult(clause="finite", verdict=Verdict.KEPT))
+    machine = msgspec.structs.replace(certificate.environment, processor="Babbage 1", torch="2.13.0")
+    record = EvaluationRecord(samples=10, batch_size=1, metrics=(accuracy(0.5),))
+    page = report_html(None, [Given(record, certificate.model, machine)])
+    assert "Babbage 1" in page
+    assert "Environment" in page
+
+
+def test_an_optimization_without_plans_is_said_in_the_terminal_and_the_card():
+    certificate = certificate_of(ClauseResult(clause="finite", verdict=Verdict.KEPT))
+    certificate = msgspec.structs.replace(certificate, optimization=record_of([]))
+    assert "no plan was tried" in certificate_text(certificate, width=80, color=False)
+    assert "Speed" not in card_text(certificate, ())

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from evalmode.certificate import Certificate
+from evalmode.clause import Verdict
 from evalmode.report.wording import finite, number, several
 
 __all__ = ["SizeCell", "Sizes", "batch_sizes"]
@@ -48,19 +49,30 @@ def batch_sizes(certificate: Certificate) -> Sizes | None:
     gaps = measured.get("differences between classes")
     rows = tuple(tuple(_cell(home[one], home[other], gaps, one, other) for other in sizes) for one in sizes)
     largest = number(finite(measured.get("largest difference")), ".1e")
-    sentence = (
-        f"All {len(sizes)} batch sizes that were tried give a sample the same bits."
-        if len(classes) == 1
-        else f"{several(len(classes), 'class', 'classes')} of batch sizes agree bit for bit among themselves; between "
-        f"them a sample's outputs differ by up to {largest}, which is rounding, not dependence."
-    )
+    verdict = next(item.verdict for item in certificate.clauses if item.clause == "batch-independent")
     return Sizes(
         sizes=sizes,
         rows=rows,
         classes=" | ".join(", ".join(map(str, members)) for members in classes),
-        sentence=sentence,
+        sentence=_sentence(sizes, classes, largest, verdict),
         answers=_answers(measured),
         run_at=_run_at(certificate),
+    )
+
+
+def _sentence(sizes: Sequence[int], classes: Sequence[Sequence[int]], largest: str, verdict: Verdict) -> str:
+    if len(sizes) == 1:
+        return f"The model runs at batch size {sizes[0]} alone: there is nothing to compare it with."
+    if len(classes) == 1:
+        return f"All {len(sizes)} batch sizes that were tried give a sample the same bits."
+    kinds = {
+        Verdict.KEPT: "which is rounding, not dependence",
+        Verdict.BROKEN: "and its answer depends on its companions",
+    }
+    why = kinds.get(verdict, "and it is undecided whether that is rounding")
+    return (
+        f"{several(len(classes), 'class', 'classes')} of batch sizes agree bit for bit among themselves; between "
+        f"them a sample's outputs differ by up to {largest}, {why}."
     )
 
 

@@ -68,7 +68,7 @@ def headline(certificate: Certificate) -> Headline:
     """The verdict on the whole model, in the words of the terminal's closing line."""
     counts = certificate.counts()
     tested = len(certificate.clauses) - counts[Verdict.NOT_TESTED]
-    verdict = Verdict.BROKEN if not certificate.ok else Verdict.KEPT if tested else Verdict.NOT_TESTED
+    verdict = certificate.verdict
     probes = several(sum(result.probes for result in certificate.clauses), "probe")
     kept = several(tested, "clause")
     parts = [f"{counts[Verdict.KEPT]} of {kept} kept on {probes}" if tested else "no clause was tested"]

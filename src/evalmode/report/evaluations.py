@@ -100,10 +100,10 @@ class Evaluated:
 
 
 class ImageBudget:
-    """How many characters of images a page may still take."""
+    """How many characters of images, and rows of slices, a page may still take."""
 
-    def __init__(self, characters: int) -> None:
-        self.left = characters
+    def __init__(self, characters: int, slices: int = 0) -> None:
+        self.left, self.slices = characters, slices
 
     def spend(self, characters: int) -> bool:
         """Whether so many are left; they are then taken."""
@@ -129,7 +129,7 @@ def evaluated(
         confusion=confusions(record.confusion) if record.confusion is not None else None,
         bins=bins,
         calibration_gap=number(gap, ".3f") if gap is not None else "",
-        slices=_slices(record.slices, record.metrics) if record.slices else None,
+        slices=_slices(record.slices, record.metrics, budget) if record.slices else None,
         worst=tuple(_worst(sample, budget) for sample in record.worst[:_MOST_SAMPLES]),
         bad=tuple((bad.id, bad.reason) for bad in record.bad[:_MOST_BAD]),
         skipped=f"{several(record.skipped, 'sample')} left out of the figures" if record.skipped else "",
@@ -200,21 +200,23 @@ def _metric(metric: MetricRecord, *, told: bool) -> MetricRow:
     return MetricRow(name=metric.name, shown=words, method=metric.method, bar=bar)
 
 
-def _slices(slices: Sequence[SliceRecord], whole: Sequence[MetricRecord]) -> Slices:
+def _slices(slices: Sequence[SliceRecord], whole: Sequence[MetricRecord], budget: ImageBudget) -> Slices:
     names = tuple(dict.fromkeys(metric.name for item in slices for metric in item.metrics))[:_SLICE_METRICS]
-    kept = slices[:_MOST_SLICES]
-    scale = _scale([metric for item in kept for metric in item.metrics if names and metric.name == names[0]])
-    reference = next((finite(metric.value) for metric in whole if names and metric.name == names[0]), None)
+    most = min(_MOST_SLICES, max(budget.slices, _FIRST_SLICES))
+    kept = slices[:most]
+    budget.slices -= len(kept)
+    whole = [metric for metric in whole if names and metric.name == names[0]]
+    first = [metric for item in kept for metric in item.metrics if names and metric.name == names[0]]
+    reference = finite(whole[0].value) if whole else None
+    scale = _scale(first, reference)
     rows = tuple(_slice(item, names, scale, reference) for item in kept)
     return Slices(
         metrics=names,
         first=rows[:_FIRST_SLICES],
         rest=rows[_FIRST_SLICES:],
-        more=f"{several(len(slices) - _MOST_SLICES, 'further slice')} in the record"
-        if len(slices) > _MOST_SLICES
-        else "",
+        more=f"{several(len(slices) - most, 'further slice')} in the record" if len(slices) > most else "",
         tested=any(item.p_value is not None for item in kept),
-        scale=_scale_text(scale, shares=any(item.count is not None for row in kept for item in row.metrics[:1])),
+        scale=_scale_text(scale, shares=any(metric.count is not None for metric in first)),
     )
 
 
@@ -243,9 +245,10 @@ def _slice(
     )
 
 
-def _scale(metrics: Sequence[MetricRecord]) -> tuple[float, float] | None:
-    """The range that all of a column's values and intervals lie in; None where none is a number."""
-    known = [finite(value) for metric in metrics for value in (metric.value, metric.low, metric.high)]
+def _scale(metrics: Sequence[MetricRecord], reference: float | None) -> tuple[float, float] | None:
+    """The range that all of a column's values and intervals lie in, and the whole's value; None where none is a
+    number."""
+    known = [reference, *(finite(value) for metric in metrics for value in (metric.value, metric.low, metric.high))]
     values = [value for value in known if value is not None]
     if not values:
         return None

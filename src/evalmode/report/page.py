@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import msgspec
 
 from evalmode.atomic_file import atomic_file
-from evalmode.certificate import Certificate, EvaluationRecord, ModelRecord
+from evalmode.certificate import Certificate, Environment, EvaluationRecord, ModelRecord
 from evalmode.errors import MissingExtraError, UsageError
 from evalmode.report.batch_sizes import Sizes, batch_sizes
 from evalmode.report.contract import clause_rows, headline, stray_findings
@@ -31,6 +31,7 @@ __all__ = ["Evaluation", "report_html", "write_report"]
 
 PROMISE = "Same sample, same answer: alone, in any batch, under any load, or the line that breaks it."
 _IMAGES = 1_800_000  # characters; the whole page stays below 3 MB
+_SLICES = 800  # rows, of less than a thousand characters each
 
 
 class Evaluation(Protocol):
@@ -74,7 +75,7 @@ def report_html(
             fix="evalmode certify TASK --out DIR writes certificate.json and report.html",
         )
     template = _template()
-    tests = _evaluations(certificate, evaluations)
+    tests, headed = _evaluations(certificate, evaluations)
     plans = plan_view(certificate.optimization) if certificate and certificate.optimization else None
     sizes = batch_sizes(certificate) if certificate else None
     style, script = _own("style.css"), _own("script.js")
@@ -83,14 +84,14 @@ def report_html(
         promise=PROMISE,
         certificate=certificate,
         headline=headline(certificate) if certificate else None,
-        facts=_facts(plans, sizes, tests),
+        facts=_facts(plans, sizes, headed),
         clauses=clause_rows(certificate) if certificate else (),
         stray=stray_findings(certificate) if certificate else (),
         plans=plans,
         pareto=_pareto(plans),
         sizes=sizes,
         tests=[(position, test, _reliability(test)) for position, test in enumerate(tests, 1)],
-        environment=_environment(certificate),
+        environment=_environment(certificate, evaluations),
         inferred=certificate.inferred if certificate else (),
         style=style,
         script=script,
@@ -174,8 +175,9 @@ def _policy(style: str, script: str) -> str:
 
 def _evaluations(
     certificate: Certificate | None, evaluations: Sequence[EvaluationRecord | Evaluation]
-) -> list[Evaluated]:
-    budget = ImageBudget(_IMAGES)
+) -> tuple[list[Evaluated], Evaluated | None]:
+    """All of them, and the first that is of the weights that the page's verdict is of."""
+    budget = ImageBudget(_IMAGES, _SLICES)
     own = certificate.evaluation if certificate else None
     verdicts = {result.clause: result.verdict for result in certificate.clauses} if certificate else {}
     tests = [evaluated(own, budget, verdicts=verdicts)] if own is not None else []
@@ -183,6 +185,7 @@ def _evaluations(
     known = [model.fingerprint for model in of_whom if model is not None and model.fingerprint]
     mine = known[0] if certificate and known else ""
     there = set() if own is None else {_told(own, mine)}
+    headed = tests[0] if tests else None
     for given in evaluations:
         model: ModelRecord | None = getattr(given, "model", None)
         record = given if isinstance(given, EvaluationRecord) else given.record
@@ -192,6 +195,7 @@ def _evaluations(
         there.add(told)
         if isinstance(given, EvaluationRecord):
             tests.append(evaluated(given, budget, verdicts=verdicts))
+            headed = headed or tests[-1]
             continue
         weights = model.fingerprint[:8] if model is not None else ""
         parts = [getattr(given, "source", ""), given.subject, given.record.plan, weights and f"weights {weights}"]
@@ -202,7 +206,8 @@ def _evaluations(
             note = f"Of other weights ({weights or 'unknown'}) than {whose} ({known[0][:8]})."
             test = dataclasses.replace(test, notes=(note, *test.notes))
         tests.append(test)
-    return tests
+        headed = headed or (None if other else test)
+    return tests, headed
 
 
 def _told(record: EvaluationRecord, weights: str) -> tuple[str, str]:
@@ -230,10 +235,9 @@ def _reliability(test: Evaluated) -> Any:
     return Markup(reliability_svg(test.bins, label))  # noqa: S704 - as above
 
 
-def _facts(plans: Plans | None, sizes: Sizes | None, tests: Sequence[Evaluated]) -> list[tuple[str, str, str]]:
+def _facts(plans: Plans | None, sizes: Sizes | None, test: Evaluated | None) -> list[tuple[str, str, str]]:
     """At most four figures to be read at once, as (value, what it is, more about it)."""
     facts: list[tuple[str, str, str]] = []
-    test = tests[0] if tests else None
     if test is not None and test.metrics:
         first = test.metrics[0]
         between = first.shown.interval and f"{first.shown.interval}, {test.interval}"
@@ -250,22 +254,39 @@ def _facts(plans: Plans | None, sizes: Sizes | None, tests: Sequence[Evaluated])
     return facts
 
 
-def _environment(certificate: Certificate | None) -> list[tuple[str, str]]:
+def _environment(
+    certificate: Certificate | None, evaluations: Sequence[EvaluationRecord | Evaluation]
+) -> list[tuple[str, str]]:
+    """Model and machine of the certificate; without one, of the evaluations, each of several once."""
     if certificate is None:
-        return []
-    model, machine = certificate.model, certificate.environment
+        rows: list[tuple[str, str]] = []
+        for given in evaluations:
+            for place in (getattr(given, "model", None), getattr(given, "environment", None)):
+                told = _of_model(place) if isinstance(place, ModelRecord) else []
+                told += _of_machine(place) if isinstance(place, Environment) else []
+                rows += [row for row in told if row not in rows]
+        return rows
     passes = several(certificate.forward_passes, "forward pass", "forward passes")
-    size = f"{several(model.modules, 'module')}, {several(model.parameters, 'parameter')}, {byte_size(model.bytes)}"
-    cores, threads = several(machine.cores, "core"), several(machine.threads, "thread")
     took = time_taken(certificate.seconds)
-    versions = [f"evalmode {machine.evalmode}", f"torch {machine.torch}", f"Python {machine.python}", machine.platform]
     rows = [
-        ("Model", f"{model.name}: {size}"),
-        ("Fingerprint", model.fingerprint),
+        *_of_model(certificate.model),
         ("Inputs", certificate.inputs),
         ("Probes", joined([certificate.probes, passes])),
-        ("Machine", joined([machine.processor, cores, threads, machine.device])),
-        ("Software", joined(versions)),
+        *_of_machine(certificate.environment),
         ("Certified", joined([certificate.created, took and f"in {took}"])),
     ]
     return [(name, text) for name, text in rows if text]
+
+
+def _of_model(model: ModelRecord) -> list[tuple[str, str]]:
+    size = f"{several(model.modules, 'module')}, {several(model.parameters, 'parameter')}, {byte_size(model.bytes)}"
+    return [("Model", f"{model.name}: {size}"), ("Fingerprint", model.fingerprint)]
+
+
+def _of_machine(machine: Environment) -> list[tuple[str, str]]:
+    cores, threads = several(machine.cores, "core"), several(machine.threads, "thread")
+    versions = [f"evalmode {machine.evalmode}", f"torch {machine.torch}", f"Python {machine.python}", machine.platform]
+    return [
+        ("Machine", joined([machine.processor, cores, threads, machine.device])),
+        ("Software", joined(versions)),
+    ]

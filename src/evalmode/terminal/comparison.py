@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from rich.cells import cell_len
 from rich.text import Text
 
-from evalmode.terminal.layout import Look, ends, entry, look, one_line, render
+from evalmode.terminal.layout import Look, ends, entry, look, one_line, padded, render
 
 __all__ = ["EffectLine", "FlipLine", "comparison_text"]
 
@@ -153,9 +153,10 @@ def _table(
         name = one_line(effect.metric, shape)
         cells = _cells(effect)
         row = "".join(f"{cell:>{size}}" for cell, size in zip(cells, _WIDTHS, strict=True))
-        if wide and cell_len(name) <= _NAME - 3:
-            lines.append(Text(f"  {name:<{_NAME - 2}}{row}"))
-        elif wide:
+        fits = wide and all(cell_len(cell) < size for cell, size in zip(cells, _WIDTHS, strict=True))
+        if fits and cell_len(name) <= _NAME - 3:
+            lines.append(Text(f"  {padded(name, _NAME - 2)}{row}"))
+        elif fits:
             lines += [*entry(Text(), 2, name, shape), Text(" " * _NAME + row)]
         else:
             told = zip(names, cells, strict=True)

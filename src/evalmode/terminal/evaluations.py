@@ -9,7 +9,7 @@ from rich.cells import cell_len
 from rich.text import Text
 
 from evalmode.certificate import EvaluationRecord, MetricRecord
-from evalmode.terminal.layout import Look, displayable, duration, ends, entry, look, plural, render
+from evalmode.terminal.layout import Look, displayable, duration, ends, entry, look, padded, plural, render
 
 __all__ = ["evaluation_lines", "evaluation_text", "metric_texts", "slice_heading"]
 
@@ -75,7 +75,7 @@ def _slice_lines(record: EvaluationRecord, shape: Look) -> list[Text]:
             tail.append(f"p {part.p_value:.2g}" if part.p_value >= 1e-4 else "p < 0.0001")
         elif part.note:
             tail.append(part.note)
-        prefix = Text(f"    {name:<{width}} {value:>8}")
+        prefix = Text(f"    {padded(name, width)} {value:>8}")
         lines += entry(prefix, max(width + 16, 28), tail, shape)
     if len(slices) > _SLICES:
         lines += entry(Text("   "), 4, f"and {len(slices) - _SLICES} more", shape, style="dim")
@@ -108,7 +108,7 @@ def evaluation_lines(record: EvaluationRecord, shape: Look) -> list[Text]:
             between = f"{between} ({100 * metric.confidence:g} %)"
         count = f"{metric.count:,} of {metric.total:,}" if metric.count is not None else ""
         name = displayable(metric.name, unicode=shape.unicode)
-        prefix = Text(f"    {name:<{name_width}} {value:>8}" if two_columns else f"  {name}: {value}")
+        prefix = Text(f"    {padded(name, name_width)} {value:>8}" if two_columns else f"  {name}: {value}")
         tail = [between.ljust(14) if count else between, count] if between else [count, metric.method]
         lines += entry(prefix, max(column, cell_len(prefix.plain) + 2) if two_columns else shape.width, tail, shape)
     if record.skipped:

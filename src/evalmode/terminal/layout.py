@@ -16,7 +16,7 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
-__all__ = ["Look", "displayable", "duration", "ends", "entry", "look", "one_line", "plural", "render"]
+__all__ = ["Look", "displayable", "duration", "ends", "entry", "look", "one_line", "padded", "plural", "render"]
 
 GAP = "   "
 _WIDEST, _NARROWEST = 100, 20
@@ -101,6 +101,16 @@ def displayable(text: str, *, unicode: bool = True) -> str:
     text = text.replace("\r\n", "\n").replace("\t", "    ").replace("\N{NO-BREAK SPACE}", " ")
     text = "".join(char if char.isprintable() or char == "\n" else _escaped(char) for char in text)
     return text if unicode else text.translate(_PLAIN).encode("ascii", "backslashreplace").decode("ascii")
+
+
+def padded(text: str, width: int) -> str:
+    """`text` filled up to so many cells: a character may take two of them.
+
+    Example:
+        >>> padded("ab", 4) + "|", padded("正解", 6) + "|"
+        ('ab  |', '正解  |')
+    """
+    return text + " " * max(width - cell_len(text), 0)
 
 
 def one_line(text: str, shape: Look) -> str:

@@ -73,7 +73,7 @@ def card_text(certificate: Certificate | None, evaluations: Sequence[Evaluated] 
     lines += _table(("", ""), _overview(certificate, model, [record for _, record in records]))
     if certificate is not None and certificate.clauses:
         lines += ["", "### Contract", "", *_contract(certificate)]
-    if certificate is not None and certificate.optimization is not None:
+    if certificate is not None and certificate.optimization is not None and certificate.optimization.plans:
         lines += ["", "### Speed and memory", "", *_plans(certificate.optimization)]
     for subject, record in records:
         lines += ["", *_test_set(subject, record)]
@@ -125,7 +125,7 @@ def _overview(
     rows.append(("contract", "not tested" if certificate is None else _verdict(certificate)))
     if certificate is not None and certificate.inputs:
         rows.append(("tested on", markdown_text(certificate.inputs)))
-    if certificate is not None and certificate.optimization is not None:
+    if certificate is not None and certificate.optimization is not None and certificate.optimization.plans:
         rows.append(("runs by", _plan(certificate.optimization)))
     for record in records:
         figures = [f"{markdown_text(metric.name)} {metric_texts(metric)[0]}" for metric in record.metrics[:3]]
@@ -138,12 +138,14 @@ def _overview(
 def _verdict(certificate: Certificate) -> str:
     counts = certificate.counts()
     tested = sum(counts.values()) - counts[Verdict.NOT_TESTED]
+    if not tested:
+        return "not tested"
     probes = sum(result.probes for result in certificate.clauses)
     told = [f"{counts[Verdict.KEPT]} of {plural(tested, 'tested clause', 'tested clauses')} kept"]
     told += [
         f"{counts[verdict]} {verdict.value}" for verdict in Verdict if verdict is not Verdict.KEPT and counts[verdict]
     ]
-    return f"**{'kept' if certificate.ok else 'broken'}**: {', '.join(told)}, on {plural(probes, 'probe', 'probes')}"
+    return f"**{certificate.verdict}**: {', '.join(told)}, on {plural(probes, 'probe', 'probes')}"
 
 
 def _contract(certificate: Certificate) -> list[str]:
@@ -231,7 +233,7 @@ def _slices(record: EvaluationRecord) -> list[str]:
     heads = ("slice", "samples", markdown_text(first), "interval", "p against the rest (Holm)")
     lines = _table(heads, rows, right={1, 2})
     if len(slices) > _SLICES:
-        lines += ["", f"{len(slices) - _SLICES} more slices are in the record."]
+        lines += ["", f"{plural(len(slices) - _SLICES, 'more slice is', 'more slices are')} in the record."]
     return lines
 
 

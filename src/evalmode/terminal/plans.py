@@ -44,6 +44,8 @@ def plans_text(record: OptimizationRecord, *, width: int | None = None, color: b
 
 def plan_lines(record: OptimizationRecord, shape: Look, *, full: bool = False) -> list[Text]:
     """The lines of the table; `full` adds the columns of error and build time, and every variation of a plan."""
+    if not record.plans:
+        return [Text("Speed and memory", style="bold"), *entry(Text("   "), 4, "no plan was tried", shape, style="dim")]
     chosen = record.chosen
     shown = record.plans if full else _best_of_each(record.plans)
     longest = max((cell_len(plan.name) for plan in shown), default=0)
@@ -114,7 +116,9 @@ def plan_cell(plan: PlanRecord, column: str) -> str:
     if column == "over plain":
         return "" if plan.speedup is None else f"{plan.speedup:.{1 if plan.speedup >= 0.95 else 2}f}x"
     if column == "error":
-        return "" if plan.error is None else f"{plan.error:.{1 if plan.error < 100 else 0}f}x"
+        if plan.error is None or plan.error >= 10_000:
+            return "" if plan.error is None else f"{plan.error:.0e}x"
+        return f"{plan.error:.{1 if plan.error < 100 else 0}f}x"
     if column == "peak memory":
         return byte_size(plan.peak_bytes)
     return duration(plan.build_seconds) if plan.build_seconds else ""

@@ -199,15 +199,13 @@ def _closing_lines(certificate: Certificate, shape: Look) -> list[Text]:
     counts = certificate.counts()
     tested = len(certificate.clauses) - counts[Verdict.NOT_TESTED]
     probes = plural(sum(result.probes for result in certificate.clauses), "probe", "probes")
-    verdict = Verdict.KEPT if certificate.ok else Verdict.BROKEN
-    if not tested:
-        verdict = Verdict.NOT_TESTED
+    verdict = certificate.verdict
     word = Text(str(verdict).upper(), style=_MARKS[verdict][2])
-    sentence = f"  {counts[verdict]} of {tested} clauses on {probes}" if tested else ""
+    sentence = f"  {counts[verdict]} of {plural(tested, 'clause', 'clauses')} on {probes}" if tested else ""
     rest = "".join(
         f", {counts[other]} {other}"
         for other in (Verdict.ALLOWED, Verdict.UNDECIDED, Verdict.NOT_TESTED)
-        if counts[other] or other is Verdict.NOT_TESTED
+        if other is Verdict.NOT_TESTED or (counts[other] and other is not verdict)
     )
     line = Text.assemble(word, sentence + rest)
     return ends(line, Text(duration(certificate.seconds), style="dim"), shape)
