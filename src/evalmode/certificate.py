@@ -253,10 +253,8 @@ class Certificate(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def verdict(self) -> Verdict:
-        """On the whole: broken if a clause is, kept if one is and none is broken, else what is said of those that were
-        tested."""
-        counts = self.counts()
-        order = (Verdict.BROKEN, Verdict.KEPT, Verdict.UNDECIDED, Verdict.ALLOWED)
+        """On the whole: broken if a clause is, else kept if one is, else what was found of those that were tested."""
+        counts, order = self.counts(), (Verdict.BROKEN, Verdict.KEPT, Verdict.UNDECIDED, Verdict.ALLOWED)
         return next((verdict for verdict in order if counts[verdict]), Verdict.NOT_TESTED)
 
     def counts(self) -> dict[Verdict, int]:
