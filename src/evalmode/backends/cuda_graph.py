@@ -15,6 +15,9 @@ __all__ = ["recorded"]
 _WARM_UP = 3
 
 
+_capturing = threading.Lock()  # of one graph at a time in a process
+
+
 def recorded(function: Callable[[Chunk], Sequence[Tensor]], example: Chunk) -> Callable[[Chunk], Sequence[Tensor]]:
     """`function` as a CUDA graph for inputs like `example`; `function` itself where it cannot be recorded.
 
@@ -35,12 +38,13 @@ def recorded(function: Callable[[Chunk], Sequence[Tensor]], example: Chunk) -> C
                 for _ in range(_WARM_UP):
                     function(own)
             torch.cuda.current_stream().wait_stream(side)
-            with torch.cuda.graph(graph):
+            with _capturing, torch.cuda.graph(graph, capture_error_mode="thread_local"):  # other threads go on serving
                 outputs = tuple(function(own))
     except RuntimeError:  # an operator waits for the GPU, or works on the processor: launched one by one then
         torch.cuda.synchronize(device)
         return function
     lock = threading.Lock()
+    held_with_it = function  # its constants are read by the graph
     done = torch.cuda.Event()
 
     def replay(inputs: Chunk) -> Sequence[Tensor]:
@@ -51,6 +55,7 @@ def recorded(function: Callable[[Chunk], Sequence[Tensor]], example: Chunk) -> C
             graph.replay()
             copies = [output.clone() for output in outputs]
             done.record()
+        _ = held_with_it
         return copies
 
     return replay

@@ -49,7 +49,7 @@ from evalmode.backends.instructions import reduced_precisions
 from evalmode.backends.portable import reference_outputs
 from evalmode.backends.program import Program
 from evalmode.backends.refusal import refusal
-from evalmode.backends.torch_executor import TorchExecutor
+from evalmode.backends.torch_executor import TorchExecutor, place_of
 from evalmode.mode.discover import discover
 
 __all__ = ["EAGER", "on_copies", "torch_precisions"]
@@ -79,7 +79,8 @@ def _build(program: Program, configuration: Configuration) -> Executor:
         function = _in_inference_mode(program.module)
     else:
         function = _as_it_is(program.module)
-    return TorchExecutor(configuration, on_copies(function))
+    held = (tensor for part in discover(program.module).modules for tensor in (*part.parameters(), *part.buffers()))
+    return TorchExecutor(configuration, on_copies(function), keeps=frozenset(map(place_of, held)))
 
 
 def on_copies(function: Callable[[Chunk], Sequence[Tensor]]) -> Callable[[Chunk], Sequence[Tensor]]:

@@ -63,7 +63,7 @@ from evalmode.backends.quiet import quiet
 from evalmode.backends.refusal import refusal, require
 from evalmode.backends.surroundings import undisturbed, with_standing
 from evalmode.backends.threads import pinned
-from evalmode.backends.torch_executor import TorchExecutor, standing_for
+from evalmode.backends.torch_executor import TorchExecutor, place_of, standing_for
 
 __all__ = ["INDUCTOR", "compiler_missing", "inductor_options", "inductor_precisions"]
 
@@ -99,11 +99,16 @@ def _build(program: Program, configuration: Configuration) -> Executor:
             graph = _graph(program, configuration)
             compiled = _compiled(program, configuration, graph)
             # The first call compiles: with as many threads, and in the same modes, as every later one.
-            pinned(
-                configuration.threads,
-                lambda given: with_standing(standing, lambda inputs: undisturbed(device, compiled, inputs), given),
-                inputs,
-            )
+            calls = [
+                pinned(
+                    configuration.threads,
+                    lambda given: with_standing(standing, lambda inputs: undisturbed(device, compiled, inputs), given),
+                    inputs,
+                )
+                for _ in range(2)
+            ]
+            keeps = _same_places(calls)
+            del calls
             if device == "cuda":
                 compiled = with_standing(standing, lambda given: recorded(compiled, given), inputs)
     except Exception as error:
@@ -111,7 +116,13 @@ def _build(program: Program, configuration: Configuration) -> Executor:
     finally:
         forget_last_export()
     function = _with_outputs(compiled, reference, inputs, graph)
-    return TorchExecutor(configuration, function)
+    return TorchExecutor(configuration, function, keeps=keeps)
+
+
+def _same_places(calls: Sequence[Sequence[Tensor]]) -> frozenset[int]:
+    """Where outputs lie that two calls give in the same memory: a constant that was folded is handed out as it is."""
+    first, again = ({place_of(output) for output in outputs if isinstance(output, Tensor)} for outputs in calls)
+    return frozenset(first & again)
 
 
 def _graph(program: Program, configuration: Configuration) -> Portable | None:

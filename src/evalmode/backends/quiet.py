@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import threading
 import warnings
 from collections.abc import Iterator
 
@@ -22,14 +23,25 @@ _CHATTY = (
 )
 
 
+_one_at_a_time = threading.RLock()
+
+
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Nothing is printed, warned or logged by the libraries inside; errors are raised as ever.
+
+    One thread at a time: what two put back in turn would stay changed in the process.
 
     Example:
         >>> with quiet():
         ...     print("Converting...")
     """
+    with _one_at_a_time, _still():
+        yield
+
+
+@contextlib.contextmanager
+def _still() -> Iterator[None]:
     wanted = [name for name in logging.root.manager.loggerDict if name.startswith(_CHATTY)]
     loggers = [logging.getLogger(name) for name in {*wanted, *_CHATTY}]
     levels = [logger.level for logger in loggers]

@@ -14,14 +14,15 @@ from evalmode.backends.surroundings import Standing, standing_now, undisturbed, 
 from evalmode.backends.threads import each_pinned
 from evalmode.errors import BackendError
 
-__all__ = ["TorchExecutor", "fresh", "standing_for"]
+__all__ = ["TorchExecutor", "fresh", "place_of", "standing_for"]
 
 
 @final
 class TorchExecutor(Executor):
     """`function` maps the inputs of one execution to its outputs, which are copied where somebody else holds them.
 
-    `payload` gives the bytes of which the back end makes the same executor, if it can.
+    `payload` gives the bytes of which the back end makes the same executor, if it can. `keeps` are the places in memory
+    of what the model holds: an output there is copied.
     """
 
     def __init__(
@@ -29,11 +30,13 @@ class TorchExecutor(Executor):
         configuration: Configuration,
         function: Callable[[Chunk], Sequence[Tensor]],
         payload: Callable[[], bytes] | None = None,
+        keeps: frozenset[int] = frozenset(),
     ) -> None:
         self.configuration = configuration
         self._function: Callable[[Chunk], Sequence[Tensor]] | None = function
         self._payload = payload
         self._device = torch.device(configuration.device).type
+        self._keeps = keeps
         self._standing = standing_for(configuration)
 
     def run(self, chunks: Sequence[Chunk]) -> list[Chunk]:
@@ -56,7 +59,7 @@ class TorchExecutor(Executor):
         function = self._function  # read once: another thread may close it
         if function is None:
             raise BackendError(f"{self.configuration} is closed")
-        return fresh(function(chunk))
+        return fresh(function(chunk), chunk, self._keeps)
 
     def payload(self) -> bytes | None:
         """The bytes of which the same executor can be made; None where the back end does not serialise."""
@@ -74,9 +77,9 @@ def standing_for(configuration: Configuration) -> Standing:
     return standing_now().at_tf32(configuration.precision == "tf32")
 
 
-def fresh(outputs: Sequence[Tensor]) -> Chunk:
-    """The outputs, copied where somebody else holds their memory (the caller, the model, or another output), and where
-    they belong to inference mode.
+def fresh(outputs: Sequence[Tensor], inputs: Sequence[Tensor] = (), keeps: frozenset[int] = frozenset()) -> Chunk:
+    """The outputs, copied where somebody else holds their memory (the caller, the model, or another output), as that of
+    the `inputs` and of the places that the model `keeps`, and where they belong to inference mode.
 
     Example:
         >>> x = torch.zeros(3)
@@ -85,11 +88,17 @@ def fresh(outputs: Sequence[Tensor]) -> Chunk:
         [False, False]
     """
     found: list[Tensor] = []
+    held = keeps.union([place_of(tensor) for tensor in inputs])
     for output in outputs:
-        again = any(output is other for other in found)
+        again = any(output is other for other in found) or place_of(output) in held
         own = not (again or output.requires_grad or output.is_inference() or _held_elsewhere(output))
         found.append(output if own else output.detach().clone())
     return tuple(found)
+
+
+def place_of(tensor: Tensor) -> int:
+    """Where a tensor's memory lies; what shares memory has one place."""
+    return tensor.untyped_storage().data_ptr()
 
 
 def _holders(tensor: Tensor) -> int:

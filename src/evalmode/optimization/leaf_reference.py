@@ -14,6 +14,8 @@ JUMP = 1e-3
 """A sample whose error is beyond this share of its output's scale has not been rounded: it has taken another branch."""
 
 HALF_JUMP = 0.3  # the same, for an output of a type with 8 or 11 bits
+_FAR = 1e3  # times the usual values: what a mask fills in is further off
+_CONSTANTS = 8
 _SAMPLED = 4096  # values of a row that its median is taken of
 _NEGLIGIBLE = 1e-12  # of an output's usual scale: what is smaller is zero, denormal numbers among it
 _TINY = 2.0**20  # times the smallest normal number: what a plan that flushes denormal numbers may lose
@@ -40,6 +42,8 @@ class LeafReference:
     `missed` counts in how many of the `runs` distinct plain runs a row (of whole numbers: a value) was another one.
     `plain` are the errors of runs as they are, `moved` of those with every result moved by a rounding.
 
+    `scale` is the largest magnitude of a row, without what marks places that are ruled out (-1e9 in a mask).
+
     Shapes: `wide`, `agreed` `(rows, values)`; `ordinary`, `scale` `(rows,)`; `noise` `(values,)`.
     """
 
@@ -63,7 +67,7 @@ class LeafReference:
         rows, values = self.wide.shape
         self._finite = bool(self.wide.isfinite().all()) if self.floating else True
         finite = torch.where(self.wide.isfinite(), self.wide, 0.0).abs() if self.floating else self.wide.double().abs()
-        self.scale = finite.amax(1) if values else torch.zeros(rows, dtype=torch.float64)
+        self.scale = _largest(finite, self.dtype) if values else torch.zeros(rows, dtype=torch.float64)
         self.noise = torch.zeros(values if self.floating else 0, dtype=torch.float64)
         self.missed = torch.zeros(rows, dtype=torch.int16) if self.floating else torch.zeros_like(self.wide).short()
 
@@ -159,6 +163,26 @@ class LeafReference:
     def unseen(self) -> int:
         """How many rows (of whole numbers: values) may take another branch that no plain run has shown."""
         return most_likely_unseen(int((self.missed == 1).sum()), self.runs)
+
+
+def _largest(sizes: Tensor, dtype: torch.dtype) -> Tensor:
+    """The largest magnitude of each row. Constants that a mask fills in count only in rows that hold nothing else:
+    beside them an error of any size would be small.
+
+    Such a constant is far beyond the usual values, occurs more than once, and is exact in `dtype`: it is not computed.
+    """
+    largest = sizes.amax(1)
+    step = -(-sizes.numel() // _SAMPLED) or 1
+    usual = float(sizes.reshape(-1)[::step].median())
+    far = sizes >= _FAR * max(usual, 1e-300)
+    if dtype.is_complex or not usual or not bool(far.any()) or float(far.double().mean()) > 0.5:
+        return largest
+    values, counts = sizes[far].unique(return_counts=True)
+    constants = values[(counts > 1) & (values.to(dtype).double() == values)]
+    if not 0 < len(constants) <= _CONSTANTS:
+        return largest
+    rest = sizes.masked_fill(torch.isin(sizes, constants), 0.0).amax(1)
+    return torch.where(rest > 0, rest, largest)
 
 
 def _worst(errors: list[RowErrors], which: str) -> Tensor:

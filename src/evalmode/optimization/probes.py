@@ -80,7 +80,7 @@ def probe_samples(
     """Samples to test with, the most telling first: the given ones, edges, and random ones like the given.
 
     The first part has `count` samples or more, of the inputs' own dtypes and shapes. Where an input belongs to no
-    sample, a second part holds a few samples beside another value of it, so that a plan that baked it in is found.
+    sample, further parts hold a few samples beside other values of it, so that a plan that baked it in is found.
     Without any axis that counts samples, each part is one whole input. Whole numbers reach to the ends of `taken`.
 
     Shapes: `inputs` as the program takes them, with any number of samples.
@@ -298,13 +298,21 @@ def _other_shared(samples: Samples, leaves: Sequence[Leaf], generator: torch.Gen
         return ()
     few = [place for place, kind in enumerate(samples.kinds) if kind in REGULAR][:4]
     part = samples.chosen(few)
-    inputs = tuple(
-        _another(leaf, generator) if place in shared else tensor
-        for place, (leaf, tensor) in enumerate(zip(leaves, part.inputs, strict=True))
-    )
-    if all(torch.equal(inputs[place], leaves[place].given) for place in shared):
-        return ()
-    return (Samples(inputs, part.axes, tuple("another shared input" for _ in few)),)
+    makers: list[tuple[str, Callable[[Leaf], Tensor]]] = [
+        ("another shared input", lambda leaf: _another(leaf, generator))
+    ]
+    if any(leaves[place].role == "integers" and leaves[place].taken is not None for place in shared):
+        kinds = (*_ENDS, _ANY)
+        makers += [(f"shared: {kind}", lambda leaf, kind=kind: _at_an_end(leaf, kind, generator)) for kind in kinds]  # type: ignore[misc]
+    found = []
+    for kind, make in makers:
+        inputs = tuple(
+            make(leaf) if place in shared else tensor
+            for place, (leaf, tensor) in enumerate(zip(leaves, part.inputs, strict=True))
+        )
+        if not all(torch.equal(inputs[place], leaves[place].given) for place in shared):
+            found.append(Samples(inputs, part.axes, tuple(kind for _ in few)))
+    return tuple(found)
 
 
 def _another(leaf: Leaf, generator: torch.Generator) -> Tensor:

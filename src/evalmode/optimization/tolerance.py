@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 from evalmode.errors import UsageError
 
@@ -49,8 +50,11 @@ class Tolerance:
             ("metric_loss", 0.0, float("inf")),
         ):
             value = getattr(self, name)
-            if not _is_number(value) or not least <= value <= most:
-                raise UsageError(f"{name} of the tolerance is {value!r}", expected=f"a number from {least} to {most}")
+            if not _is_number(value) or not least <= value <= most or math.isinf(value):
+                raise UsageError(
+                    f"{name} of the tolerance is {value!r}",
+                    expected=f"a number from {least:g}" + (f" to {most:g}" if math.isfinite(most) else " on"),
+                )
         if not _is_number(self.confidence) or not 0.5 <= self.confidence < 1.0:
             raise UsageError(
                 f"confidence of the tolerance is {self.confidence!r}", expected="a number from 0.5 to below 1"

@@ -57,10 +57,18 @@ def exported_graph(
             return Stopped(_reason_of(error), _place_of(error) or guards.place)
 
 
+_one_at_a_time = threading.RLock()  # what two threads put back in turn would stay changed
+
+
 @contextlib.contextmanager
 def quiet_torch() -> Iterator[None]:
     """Keep torch from printing what this thread makes it say: its loggers, its warnings, and graphs on `stderr`."""
-    thread = threading.get_ident()
+    with _one_at_a_time, _quiet_for(threading.get_ident()):
+        yield
+
+
+@contextlib.contextmanager
+def _quiet_for(thread: int) -> Iterator[None]:
     before, sys.stderr = sys.stderr, _OnlyOthers(sys.stderr, thread)
 
     def of_others(record: logging.LogRecord) -> bool:
