@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -235,7 +237,7 @@ def test_a_candidate_that_is_refuted_answers_no_more_of_the_data() -> None:
     assert calls == [64]
     verification = verify_task(data.plain, found, TASK, candidates=3)
     assert not verification.accepted
-    assert "on the first 64 samples" in verification.reason
+    assert "of the first 64 samples change" in verification.reason
     whole = data.answers(lambda x: x, lambda decisions: refuted_by(data.plain, decisions, TASK))
     assert verify_task(data.plain, whole, TASK).accepted
 
@@ -255,3 +257,18 @@ def test_slow_models_answer_as_much_of_the_data_as_time_allows_and_the_bounds_ne
     few = task_data((scores, None), None, slow, seconds=0.0, least=149, clock=lambda: now[0])
     assert few.count == 192
     assert task_data((scores, None), None, slow, clock=lambda: now[0]).note == ""
+
+
+@pytest.mark.parametrize(("changed", "candidates"), [(1, 1), (1, 10), (4, 10)])
+def test_who_is_refuted_for_want_of_samples_is_told_how_many_would_do(changed: int, candidates: int) -> None:
+    plain, other = decided(290), decided(290, changed)
+    assert other.decisions is not None
+    why = refuted_by(plain, other.decisions[:280], TASK, candidates=candidates)
+    found = re.search(r"; (\d+) samples could show", why)
+    if not why:
+        assert candidates == 1
+        return
+    assert found is not None
+    enough = int(found[1])
+    assert verify_task(decided(enough), decided(enough, changed), TASK, candidates=candidates).accepted
+    assert not verify_task(decided(enough - 1), decided(enough - 1, changed), TASK, candidates=candidates).accepted

@@ -119,13 +119,18 @@ def refuted_by(plain: Answers, decisions: Tensor, tolerance: Tolerance, *, candi
     if known is None or len(decisions) >= len(known) or decisions.shape[1:] != known.shape[1:]:
         return ""
     shares = _changed_shares(known, torch.cat([decisions.to(known), known[len(decisions) :]]))
-    bound = _share_bound(shares, (1 - tolerance.confidence) / max(1, candidates))
+    level = (1 - tolerance.confidence) / max(1, candidates)
+    bound = _share_bound(shares, level)
     if bound <= tolerance.decisions or not bool(shares.any()):  # without a change, there are too few samples
         return ""
-    return (
-        f"so many decisions change on the first {len(decisions)} samples that of all {len(known)} it could be "
-        f"{100 * bound:.2g} % (allowed {100 * tolerance.decisions:g} %)"
+    changed, allowed = float(shares.sum()), f"{100 * tolerance.decisions:g} %"
+    told = (
+        f"the decisions of {changed:.3g} of the first {len(decisions)} samples change: of all {len(known)} it could be "
+        f"{100 * bound:.2g} % (allowed {allowed})"
     )
+    if changed > tolerance.decisions * len(decisions):
+        return told
+    return f"{told}; {_enough(math.ceil(changed), level, tolerance.decisions)} samples could show that it is less"
 
 
 def verify_task(plain: Answers, candidate: Answers, tolerance: Tolerance, *, candidates: int = 1) -> Verification:
@@ -237,6 +242,18 @@ def _share_bound(shares: Tensor, level: float) -> float:
     """
     drawn = torch.rand(len(shares), generator=torch.Generator().manual_seed(0), dtype=torch.float64) < shares
     return _upper(int(drawn.sum()), len(shares), level)
+
+
+def _enough(count: int, level: float, share: float) -> int:
+    """Of how many samples so few show that the share is at most `share`."""
+    most = max(2 * count, 1)
+    while _upper(count, most, level) > share:
+        most *= 2
+    least = most // 2
+    while most - least > 1:
+        middle = (least + most) // 2
+        least, most = (middle, most) if _upper(count, middle, level) > share else (least, middle)
+    return most
 
 
 def _upper(count: int, total: int, level: float) -> float:
