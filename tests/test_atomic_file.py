@@ -55,3 +55,13 @@ def test_a_pipe_is_written_into_and_a_link_stays_one(tmp_path):
         file.write(b"new")
     assert link.is_symlink()
     assert place.read_bytes() == b"new"
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/fd"), reason="no such names here")
+def test_what_a_shell_hands_over_as_a_file_is_written_into():
+    read, write = os.pipe()
+    with atomic_file(f"/dev/fd/{write}") as file:
+        file.write(b"whole")
+    os.close(write)
+    assert os.read(read, 100) == b"whole"
+    os.close(read)

@@ -9,7 +9,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
-__all__ = ["atomic_file"]
+__all__ = ["atomic_file", "is_no_file"]
+
+
+def is_no_file(path: Path) -> bool:
+    """Whether something else than a file or folder has that name: a pipe, a terminal, `/dev/null`."""
+    return path.exists() and not path.is_file() and not path.is_dir()
 
 
 @contextlib.contextmanager
@@ -30,11 +35,11 @@ def atomic_file(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
         b'whole'
     """
     target = Path(path)
-    target = target.resolve() if target.is_symlink() else target
-    if target.exists() and not target.is_file():
+    if is_no_file(target):
         with target.open("wb") as stream:
             yield stream
         return
+    target = target.resolve() if target.is_symlink() else target
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile(dir=target.parent, prefix=f".{target.name}.", delete=False) as file:
         try:

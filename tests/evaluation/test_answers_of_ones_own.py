@@ -296,3 +296,19 @@ def test_slices_without_scipy_are_not_tested_and_say_so(monkeypatch: pytest.Monk
         Same(), (INPUTS[:, :2], LABELS), metrics=["accuracy"], slices={"half": np.arange(200) % 2}, progress=False
     )
     assert all("not tested: pip install 'evalmode[evaluate]'" in part.note for part in found.record.slices)
+
+
+def test_a_loss_that_refuses_nan_is_taken_apart() -> None:
+    class Shares(nn.Module):
+        def forward(self, inputs: torch.Tensor) -> dict[str, torch.Tensor]:
+            return {"probs": inputs[:, 0].sigmoid(), "temperature": torch.tensor(2.0)}
+
+    found = evalmode.evaluate(
+        Shares(),
+        (INPUTS, LABELS.float()),
+        loss=lambda outputs, target: F.binary_cross_entropy(outputs["probs"], target),
+        metrics={"share": lambda outputs, _: outputs["probs"]},
+        progress=False,
+    )
+    wanted = F.binary_cross_entropy(INPUTS[:, 0].sigmoid(), LABELS.float())
+    assert figures(found)["loss"] == pytest.approx(float(wanted), abs=1e-5)

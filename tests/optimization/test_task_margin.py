@@ -16,9 +16,9 @@ from evalmode.optimization.task_margin import (
     LEFT_OUT,
     Answers,
     Figure,
+    Refutation,
     decisions_of,
     demand_data,
-    refuted_by,
     samples_needed,
     verify_task,
 )
@@ -217,7 +217,7 @@ def test_what_is_refuted_early_fails_whatever_comes(total: int, changed: int, se
     changed, seen = min(changed, total), min(seen, total)
     plain, other = decided(total), decided(total, changed)
     assert plain.decisions is not None and other.decisions is not None
-    why = refuted_by(plain, other.decisions[:seen], TASK, candidates=candidates)
+    why = Refutation(plain, TASK, candidates).add(other.decisions[:seen])
     if why:
         assert not verify_task(plain, other, TASK, candidates=candidates).accepted
     elif seen >= changed > 0 and seen < total:  # all changes are seen: the whole says the same
@@ -233,12 +233,12 @@ def test_a_candidate_that_is_refuted_answers_no_more_of_the_data() -> None:
         calls.append(len(given))
         return -given
 
-    found = data.answers(wrong, lambda decisions: refuted_by(data.plain, decisions, TASK, candidates=3))
+    found = data.answers(wrong, Refutation(data.plain, TASK, 3).add)
     assert calls == [64]
     verification = verify_task(data.plain, found, TASK, candidates=3)
     assert not verification.accepted
     assert "of the first 64 samples change" in verification.reason
-    whole = data.answers(lambda x: x, lambda decisions: refuted_by(data.plain, decisions, TASK))
+    whole = data.answers(lambda x: x, Refutation(data.plain, TASK).add)
     assert verify_task(data.plain, whole, TASK).accepted
 
 
@@ -263,7 +263,7 @@ def test_slow_models_answer_as_much_of_the_data_as_time_allows_and_the_bounds_ne
 def test_who_is_refuted_for_want_of_samples_is_told_how_many_would_do(changed: int, candidates: int) -> None:
     plain, other = decided(290), decided(290, changed)
     assert other.decisions is not None
-    why = refuted_by(plain, other.decisions[:280], TASK, candidates=candidates)
+    why = Refutation(plain, TASK, candidates).add(other.decisions[:280])
     found = re.search(r"; (\d+) samples could show", why)
     if not why:
         assert candidates == 1
@@ -272,3 +272,16 @@ def test_who_is_refuted_for_want_of_samples_is_told_how_many_would_do(changed: i
     enough = int(found[1])
     assert verify_task(decided(enough), decided(enough, changed), TASK, candidates=candidates).accepted
     assert not verify_task(decided(enough - 1), decided(enough - 1, changed), TASK, candidates=candidates).accepted
+
+
+def test_batch_by_batch_says_what_all_at_once_would() -> None:
+    draw = torch.Generator().manual_seed(0)
+    plain = torch.zeros(600, 20, dtype=torch.long)
+    plain[:, 15:] = LEFT_OUT
+    plain[::7] = LEFT_OUT
+    other = torch.where(torch.rand(plain.shape, generator=draw) < 0.05, 1, plain).where(plain != LEFT_OUT, plain)
+    steps = Refutation(Answers(plain), TASK, 3)
+    said = [steps.add(other[start : start + 50]) for start in range(0, 550, 50)]
+    assert not said[0] and said[-1]
+    assert Refutation(Answers(plain), TASK, 3).add(other[:550]) == said[-1]
+    assert not verify_task(Answers(plain), Answers(other), TASK, candidates=3).accepted

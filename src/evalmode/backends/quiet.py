@@ -9,7 +9,7 @@ import threading
 import warnings
 from collections.abc import Iterator
 
-__all__ = ["quiet"]
+__all__ = ["one_at_a_time", "quiet"]
 
 _CHATTY = (
     "torch.onnx",
@@ -23,7 +23,8 @@ _CHATTY = (
 )
 
 
-_one_at_a_time = threading.RLock()
+one_at_a_time = threading.RLock()
+"""Held while streams, warnings and loggers of the process are changed."""
 
 
 @contextlib.contextmanager
@@ -36,7 +37,7 @@ def quiet() -> Iterator[None]:
         >>> with quiet():
         ...     print("Converting...")
     """
-    with _one_at_a_time, _still():
+    with one_at_a_time, _still():
         yield
 
 

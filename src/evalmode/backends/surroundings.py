@@ -1,5 +1,5 @@
 """What the caller has switched on, kept out of an execution: gradients, inference mode, autocast, and the settings of
-the process that torch's operators go by (default dtype, default device, oneDNN, the precision of fp32, attention)."""
+the process that torch's operators go by (default dtype, default device, oneDNN, the precision of fp32)."""
 
 from __future__ import annotations
 
@@ -22,14 +22,6 @@ Answer = TypeVar("Answer")
 
 _onednn_enabled: Callable[[], bool] = torch._C._get_mkldnn_enabled  # noqa: SLF001 - `torch.backends.mkldnn.flags` asks it
 _set_onednn_enabled: Callable[[bool], None] = torch._C._set_mkldnn_enabled  # noqa: SLF001
-# The kernels of attention: what `torch.nn.attention.sdpa_kernel` and `torch.backends.mha` choose from.
-_ATTENTION: tuple[tuple[Callable[[], bool], Callable[[bool], object]], ...] = (
-    (torch._C._get_flash_sdp_enabled, torch.backends.cuda.enable_flash_sdp),  # noqa: SLF001 - `flash_sdp_enabled`
-    (torch._C._get_mem_efficient_sdp_enabled, torch.backends.cuda.enable_mem_efficient_sdp),  # noqa: SLF001 - as above
-    (torch._C._get_math_sdp_enabled, torch.backends.cuda.enable_math_sdp),  # noqa: SLF001 - as above
-    (torch._C._get_cudnn_sdp_enabled, torch.backends.cuda.enable_cudnn_sdp),  # noqa: SLF001 - as above
-    (torch.backends.mha.get_fastpath_enabled, torch.backends.mha.set_fastpath_enabled),
-)
 _CPU = torch.device("cpu")
 
 
@@ -39,7 +31,6 @@ class _Process(NamedTuple):
     dtype: torch.dtype
     onednn: bool
     precisions: tuple[str, ...]
-    attention: tuple[bool, ...]
 
 
 class Standing(NamedTuple):
@@ -172,8 +163,7 @@ def _within(process: _Process, work: Callable[[Given], Answer], given: Given) ->
 
 
 def _process_now() -> _Process:
-    attention = tuple([asked() for asked, _ in _ATTENTION])
-    return _Process(torch.get_default_dtype(), _onednn_enabled(), fp32_precisions(), attention)
+    return _Process(torch.get_default_dtype(), _onednn_enabled(), fp32_precisions())
 
 
 def _set(wanted: _Process, now: _Process) -> None:
@@ -183,9 +173,6 @@ def _set(wanted: _Process, now: _Process) -> None:
         _set_onednn_enabled(wanted.onednn)
     if wanted.precisions != now.precisions:
         set_fp32_precisions(wanted.precisions)
-    if wanted.attention != now.attention:
-        for (_, set_to), value in zip(_ATTENTION, wanted.attention, strict=True):
-            set_to(value)
 
 
 def undisturbed(device: str, work: Callable[[Given], Answer], given: Given) -> Answer:

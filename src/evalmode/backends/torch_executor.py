@@ -36,7 +36,7 @@ class TorchExecutor(Executor):
         self._function: Callable[[Chunk], Sequence[Tensor]] | None = function
         self._payload = payload
         self._device = torch.device(configuration.device).type
-        self._keeps = keeps
+        self._keeps = keeps - {0}
         self._standing = standing_for(configuration)
 
     def run(self, chunks: Sequence[Chunk]) -> list[Chunk]:
@@ -88,7 +88,7 @@ def fresh(outputs: Sequence[Tensor], inputs: Sequence[Tensor] = (), keeps: froze
         [False, False]
     """
     found: list[Tensor] = []
-    held = keeps.union([place_of(tensor) for tensor in inputs])
+    held = keeps.union([place_of(tensor) for tensor in inputs]) - {0}
     for output in outputs:
         again = any(output is other for other in found) or place_of(output) in held
         own = not (again or output.requires_grad or output.is_inference() or _held_elsewhere(output))
@@ -97,8 +97,11 @@ def fresh(outputs: Sequence[Tensor], inputs: Sequence[Tensor] = (), keeps: froze
 
 
 def place_of(tensor: Tensor) -> int:
-    """Where a tensor's memory lies; what shares memory has one place."""
-    return tensor.untyped_storage().data_ptr()
+    """Where a tensor's memory lies; what shares memory has one place. 0 where it has none, as a sparse one."""
+    try:
+        return tensor.untyped_storage().data_ptr()
+    except (NotImplementedError, RuntimeError):
+        return 0
 
 
 def _holders(tensor: Tensor) -> int:

@@ -12,6 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, TextIO
 
+from evalmode.atomic_file import is_no_file
 from evalmode.errors import UsageError
 
 if TYPE_CHECKING:
@@ -147,6 +148,8 @@ def writable_file(path: Path, option: str) -> None:
     Raises:
         UsageError: it cannot.
     """
+    if is_no_file(path):
+        return
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}."):

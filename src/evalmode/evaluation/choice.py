@@ -126,7 +126,11 @@ def _refuse_number_of_the_batch(loss: Callable[[Any, Any], Any], own: tuple[Any,
     unknown = map_tensors(
         lambda leaf: torch.full_like(leaf, torch.nan) if leaf.ndim and leaf.is_floating_point() else leaf, outputs
     )
-    if math.isfinite(float(loss(unknown, target))):  # a scale or temperature beside the scores is no such number
+    try:
+        alone = math.isfinite(float(loss(unknown, target)))  # a temperature beside the scores is no such number
+    except Exception:  # noqa: BLE001 - a loss that refuses NaN reads them
+        return
+    if alone:
         raise TaskError(
             "loss(outputs, target) is a number that the model gives once for a whole batch",
             expected="a loss of each sample, from what the model gives for each of them",

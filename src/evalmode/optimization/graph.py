@@ -93,13 +93,13 @@ def tidy_graph(module: fx.GraphModule) -> None:
 
 
 def constant_of(module: fx.GraphModule, node: object) -> Tensor | None:
-    """The tensor that a node fetches from the module; None for any other node."""
+    """The dense tensor that a node fetches from the module; None for any other node."""
     if not isinstance(node, fx.Node) or node.op != "get_attr":
         return None
     value: Any = module
     for part in str(node.target).split("."):
         value = getattr(value, part, None)
-    return value.detach() if isinstance(value, Tensor) else None
+    return value.detach() if isinstance(value, Tensor) and value.layout is torch.strided else None
 
 
 def add_constant(module: fx.GraphModule, tensor: Tensor, before: fx.Node, name: str) -> fx.Node:

@@ -19,7 +19,7 @@ from evalmode.optimization.samples import Run, Samples
 from evalmode.optimization.stability import Stability
 from evalmode.optimization.subject import Subject
 from evalmode.optimization.task_data import TaskData
-from evalmode.optimization.task_margin import refuted_by, verify_task
+from evalmode.optimization.task_margin import Refutation, verify_task
 from evalmode.optimization.tolerance import Tolerance
 from evalmode.optimization.verification import Verification, verify
 from evalmode.predictor.optimized import OptimizedPredictor
@@ -69,11 +69,8 @@ class Judge:
         if self.task is None or predictor is None:
             return verify(runs, self.reference, self.tolerance)
         try:
-            plain = self.task.plain
-            answers = self.task.answers(
-                predictor.predict,
-                lambda decisions: refuted_by(plain, decisions, self.tolerance, candidates=self.candidates),
-            )
+            refutation = Refutation(self.task.plain, self.tolerance, self.candidates)
+            answers = self.task.answers(predictor.predict, refutation.add)
         except BackendError as error:
             return Verification(accepted=False, reason=f"fails on the data of the task: {error.got}")
         return verify_task(self.task.plain, answers, self.tolerance, candidates=self.candidates)

@@ -52,7 +52,7 @@ class TaskData:
         return sum(_samples(inputs, target) for inputs, target in self.batches)
 
     def answers(self, predict: Callable[[Any], Any], refuted: Callable[[Tensor], str] | None = None) -> Answers:
-        """What `predict` answers on the data; to its end, unless `refuted` says of the decisions so far why not."""
+        """What `predict` answers on the data; to its end, unless `refuted` says of a batch's decisions why not."""
         return _answers(predict, self.batches, self.metrics, refuted)
 
 
@@ -191,7 +191,7 @@ def _answers(
         decided = decided and found is not None
         if found is not None:
             decisions.append(_counted(found, target))
-            if refuted is not None and decided and (why := refuted(_of_one_length(decisions))):
+            if refuted is not None and decided and (why := refuted(decisions[-1])):
                 return Answers(None, {}, {}, why)
         for metric in metrics:
             if target is None:

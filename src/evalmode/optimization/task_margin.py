@@ -24,7 +24,6 @@ __all__ = [
     "Figure",
     "decisions_of",
     "demand_data",
-    "refuted_by",
     "samples_needed",
     "verify_task",
 ]
@@ -113,24 +112,52 @@ def samples_needed(tolerance: Tolerance, candidates: int = 1) -> int:
     return math.ceil(math.log(level) / math.log1p(-tolerance.decisions))
 
 
-def refuted_by(plain: Answers, decisions: Tensor, tolerance: Tolerance, *, candidates: int = 1) -> str:
-    """Why a candidate with these decisions on the first samples fails whatever it answers to the rest; else nothing."""
-    known = plain.decisions
-    if known is None or len(decisions) >= len(known) or decisions.shape[1:] != known.shape[1:]:
-        return ""
-    shares = _changed_shares(known, torch.cat([decisions.to(known), known[len(decisions) :]]))
-    level = (1 - tolerance.confidence) / max(1, candidates)
-    bound = _share_bound(shares, level)
-    if bound <= tolerance.decisions or not bool(shares.any()):  # without a change, there are too few samples
-        return ""
-    changed, allowed = float(shares.sum()), f"{100 * tolerance.decisions:g} %"
-    told = (
-        f"the decisions of {changed:.3g} of the first {len(decisions)} samples change: of all {len(known)} it could be "
-        f"{100 * bound:.2g} % (allowed {allowed})"
-    )
-    if changed > tolerance.decisions * len(decisions):
-        return told
-    return f"{told}; {_enough(math.ceil(changed), level, tolerance.decisions)} samples could show that it is less"
+class Refutation:
+    """Whether a candidate fails whatever it answers to the rest of the data, told batch by batch.
+
+    Example:
+        >>> plain = Answers(torch.zeros(300, dtype=torch.long))
+        >>> refutation = Refutation(plain, Tolerance("task"))
+        >>> refutation.add(torch.zeros(64, dtype=torch.long))
+        ''
+        >>> refutation.add(torch.ones(64, dtype=torch.long)).partition(":")[0]
+        'the decisions of 64 of the first 128 samples change'
+    """
+
+    def __init__(self, plain: Answers, tolerance: Tolerance, candidates: int = 1) -> None:
+        self.known, self.tolerance = plain.decisions, tolerance
+        self.level = (1 - tolerance.confidence) / max(1, candidates)
+        self.done = 0
+        total = 0 if self.known is None else len(self.known)
+        self.shares = torch.zeros(total, dtype=torch.float64)
+        self.counts = torch.zeros(total, dtype=torch.bool)
+        if self.known is not None and total:
+            self.counts = (self.known != LEFT_OUT).reshape(total, -1).any(1)
+
+    def add(self, decisions: Tensor) -> str:
+        """Why it fails, after the decisions of one batch more; empty where it may still pass."""
+        start, self.done = self.done, self.done + len(decisions)
+        if self.known is None or self.done >= len(self.known):
+            return ""
+        known = self.known[start : self.done]
+        if decisions.shape != known.shape:
+            return ""
+        rows = self.counts[start : self.done]
+        if bool(rows.any()):
+            self.shares[start : self.done][rows] = _changed_shares(known, decisions)
+        shares = self.shares[self.counts]
+        drawn = int(_drawn(shares).sum())
+        bound = _upper(drawn, len(shares), self.level) if len(shares) else 0.0
+        if bound <= self.tolerance.decisions or not drawn:  # without a change, there are too few samples
+            return ""
+        allowed = f"{100 * self.tolerance.decisions:g} %"
+        told = (
+            f"the decisions of {float(shares.sum()):.3g} of the first {self.done} samples change: of all "
+            f"{len(self.known)} it could be {100 * bound:.2g} % (allowed {allowed})"
+        )
+        if drawn > self.tolerance.decisions * self.done:
+            return told
+        return f"{told}; {_enough(drawn, self.level, self.tolerance.decisions)} samples could show that it is less"
 
 
 def verify_task(plain: Answers, candidate: Answers, tolerance: Tolerance, *, candidates: int = 1) -> Verification:
@@ -240,8 +267,11 @@ def _share_bound(shares: Tensor, level: float) -> float:
     The draw keeps the mean, and makes the exact bound of a proportion a bound of any mean between 0 and 1; it has a
     random stream of its own, always the same.
     """
-    drawn = torch.rand(len(shares), generator=torch.Generator().manual_seed(0), dtype=torch.float64) < shares
-    return _upper(int(drawn.sum()), len(shares), level)
+    return _upper(int(_drawn(shares).sum()), len(shares), level)
+
+
+def _drawn(shares: Tensor) -> Tensor:
+    return torch.rand(len(shares), generator=torch.Generator().manual_seed(0), dtype=torch.float64) < shares
 
 
 def _enough(count: int, level: float, share: float) -> int:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
+from evalmode.backends.quiet import one_at_a_time
 from evalmode.finding import Place
 from evalmode.observe.attribution import is_installed, is_user_file, line_place, place_of
 
@@ -57,13 +58,10 @@ def exported_graph(
             return Stopped(_reason_of(error), _place_of(error) or guards.place)
 
 
-_one_at_a_time = threading.RLock()  # what two threads put back in turn would stay changed
-
-
 @contextlib.contextmanager
 def quiet_torch() -> Iterator[None]:
     """Keep torch from printing what this thread makes it say: its loggers, its warnings, and graphs on `stderr`."""
-    with _one_at_a_time, _quiet_for(threading.get_ident()):
+    with one_at_a_time, _quiet_for(threading.get_ident()):
         yield
 
 

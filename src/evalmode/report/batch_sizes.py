@@ -68,6 +68,7 @@ def _sentence(sizes: Sequence[int], classes: Sequence[Sequence[int]], largest: s
     kinds = {
         Verdict.KEPT: "which is rounding, not dependence",
         Verdict.BROKEN: "and its answer depends on its companions",
+        Verdict.ALLOWED: "and its answer depends on its companions, which was allowed",
     }
     why = kinds.get(verdict, "and it is undecided whether that is rounding")
     return (
