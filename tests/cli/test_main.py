@@ -221,7 +221,7 @@ def test_a_full_disk_is_one_line_and_no_defect(arguments, unbuffered):
     [
         ("confidence=0.95", "--confidence 0.95"),
         ("evaluate with keep_predictions=PATH", "evaluate with --keep-predictions PATH"),
-        ("a file of keep_predictions=", "a file of --keep-predictions"),
+        ("a file of keep_predictions=", "a file of `evalmode evaluate --keep-predictions`"),
         ("exact=False, or batch_size=8", "--as-it-comes, or --batch-size 8"),
         ("on_bad_sample='skip' leaves it out", "--on-bad-sample skip leaves it out"),
         ("limit=10_000, or limit=math.inf if it ends", "--limit 10000, or --limit inf if it ends"),

@@ -45,7 +45,7 @@ def test_code_of_the_task_that_exits_is_no_verdict(task_folder, capsys, how, com
 def test_neighbours_of_one_name_are_each_tasks_own_also_where_functions_import_them(task_folder, capsys):
     for folder, classes in (("old", 2), ("new", 3)):
         Path(folder).mkdir()
-        Path(folder, "net.py").write_text(
+        Path(folder, "samely_named.py").write_text(
             f"import torch\nfrom torch import nn\n"
             f"class Net(nn.Module):\n    def forward(self, x):\n"
             f"        return torch.eye(3)[(x[:, 0] * 0).long() + {classes - 1}]\n"
@@ -53,8 +53,8 @@ def test_neighbours_of_one_name_are_each_tasks_own_also_where_functions_import_t
             encoding="utf-8",
         )
         Path(folder, "task.py").write_text(
-            "def model():\n    from net import Net\n    return Net()\n"
-            "def test_data():\n    from net import data\n    return data()\n"
+            "def model():\n    from samely_named import Net\n    return Net()\n"
+            "def test_data():\n    from samely_named import data\n    return data()\n"
             "metrics = ['accuracy']\n",
             encoding="utf-8",
         )

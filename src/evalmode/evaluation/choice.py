@@ -18,7 +18,6 @@ from evalmode.evaluation.outputs import is_listed, unreadable
 from evalmode.evaluation.untouched import Untouched
 from evalmode.measure.catalog import METRICS, metric_named
 from evalmode.measure.metric import Metric
-from evalmode.measure.sums import SumStatistic
 from evalmode.observe.tree import describe, map_tensors, tensor_leaves
 
 __all__ = [
@@ -146,7 +145,8 @@ def ignored_places(batch: Answered, chosen: tuple[Chosen, ...]) -> tuple[str, bo
     Raises:
         TaskError: they are one: its foreground would count nowhere.
     """
-    dense = [one.name for one in chosen if one.metric is not None and _of_masks(one.metric)]
+    read = [(one.name, one.metric.statistic) for one in chosen if one.metric is not None]
+    dense = [name for name, statistic in read if getattr(statistic, "name", "") in _MASKS]
     target, scores = batch.target_tensor, batch.scores
     if not dense or target is None:
         return "", True
@@ -164,10 +164,6 @@ def ignored_places(batch: Answered, chosen: tuple[Chosen, ...]) -> tuple[str, bo
             fix="return inputs, mask // 255   # from split(batch); where 255 does not count, write -100 in its place",
         )
     return f"{' and '.join(dense)}: places whose target is 255 do not count", known
-
-
-def _of_masks(metric: Metric) -> bool:
-    return isinstance(metric.statistic, SumStatistic) and metric.statistic.name in _MASKS
 
 
 def _other_together(together: float, alone: list[float]) -> str:
