@@ -103,7 +103,7 @@ def grouped(generator: np.random.Generator, size: int, proportion: bool) -> tupl
     """Samples in groups of five that share half of their variance."""
     group = np.arange(size) // 5
     own = generator.normal(size=size // 5 + 1)[group] + generator.normal(size=size)
-    return (own < 1.0 if proportion else own), group
+    return (own < 1.0 if proportion else 10 + own), group  # errors are not below 0
 
 
 def coverage_populations() -> list[Population]:
@@ -135,7 +135,7 @@ def coverage_populations() -> list[Population]:
         Population("probabilities", "binary Brier score", brier, 1 / 6),
         Population("far from calibrated", "binary ECE", partial(confident, bent=0.8), light=None),
         Population("calibrated: biased", "binary ECE", partial(confident, bent=0.0), 0.0, light=None),
-        Population("groups of 5", "mean absolute error", partial(grouped, proportion=False), 0.0, sizes=(200, 1000)),
+        Population("groups of 5", "mean absolute error", partial(grouped, proportion=False), 10.0, sizes=(200, 1000)),
         Population(
             "groups of 5",
             "accuracy",
