@@ -148,9 +148,9 @@ def writable_file(path: Path, option: str) -> None:
     Raises:
         UsageError: it cannot.
     """
-    if is_no_file(path):
-        return
     try:
+        if is_no_file(path):
+            return
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}."):
             pass
