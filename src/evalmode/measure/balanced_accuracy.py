@@ -47,7 +47,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from evalmode.measure.decisions import DecisionStatistic, decided, decided_binary, decided_binary_of_probabilities
-from evalmode.measure.metric import Aggregate, Metric
+from evalmode.measure.metric import share_of_decisions
 
 __all__ = [
     "BALANCED_ACCURACY",
@@ -103,33 +103,8 @@ def _many(right: NDArray[np.float64], _: NDArray[np.float64], samples: NDArray[n
 
 
 _STATISTIC = DecisionStatistic(_exact, _many, recalls=True)
-BALANCED_ACCURACY = Metric(
-    "balanced accuracy",
-    balanced_accuracy_rows,
-    Aggregate.STATISTIC,
-    True,
-    _STATISTIC,
-    decides=True,
-    least=0.0,
-    most=1.0,
-)
-BINARY_BALANCED_ACCURACY = Metric(
-    "binary balanced accuracy",
-    binary_balanced_accuracy_rows,
-    Aggregate.STATISTIC,
-    True,
-    _STATISTIC,
-    decides=True,
-    least=0.0,
-    most=1.0,
-)
-BINARY_BALANCED_ACCURACY_OF_PROBABILITIES = Metric(
-    "binary balanced accuracy of probabilities",
-    binary_balanced_accuracy_of_probabilities_rows,
-    Aggregate.STATISTIC,
-    True,
-    _STATISTIC,
-    decides=True,
-    least=0.0,
-    most=1.0,
+BALANCED_ACCURACY = share_of_decisions("balanced accuracy", balanced_accuracy_rows, _STATISTIC)
+BINARY_BALANCED_ACCURACY = share_of_decisions("binary balanced accuracy", binary_balanced_accuracy_rows, _STATISTIC)
+BINARY_BALANCED_ACCURACY_OF_PROBABILITIES = share_of_decisions(
+    "binary balanced accuracy of probabilities", binary_balanced_accuracy_of_probabilities_rows, _STATISTIC
 )

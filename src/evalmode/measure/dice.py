@@ -48,7 +48,7 @@ from torch import Tensor
 
 from evalmode.errors import TaskError
 from evalmode.measure.masks import Overlaps, mean_of_ratios, overlaps
-from evalmode.measure.metric import Aggregate, Metric
+from evalmode.measure.metric import Metric, share_of_decisions
 from evalmode.measure.sums import SumStatistic
 
 __all__ = ["BINARY_DICE", "DICE", "dice_of_classes", "dice_rows", "foreground_dice_rows"]
@@ -98,7 +98,7 @@ def dice_of_classes(classes: int) -> Metric:
         """As `dice_rows`, of a known number of classes."""
         return dice_rows(outputs, target, classes=classes)
 
-    return Metric(name, per_sample, Aggregate.STATISTIC, True, _STATISTIC, decides=True, least=0.0, most=1.0)
+    return share_of_decisions(name, per_sample, _STATISTIC)
 
 
 def _parts(found: Overlaps) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -109,14 +109,9 @@ def _parts(found: Overlaps) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
 _STATISTIC = SumStatistic(
     "Dice", mean_of_ratios, "no place counts: every target is one to ignore", "a place with a class"
 )
-DICE = Metric("Dice", dice_rows, Aggregate.STATISTIC, True, _STATISTIC, decides=True, least=0.0, most=1.0)
-BINARY_DICE = Metric(
+DICE = share_of_decisions("Dice", dice_rows, _STATISTIC)
+BINARY_DICE = share_of_decisions(
     "binary Dice",
     foreground_dice_rows,
-    Aggregate.STATISTIC,
-    True,
     SumStatistic("binary Dice", mean_of_ratios, "class 1 is in no target and no answer", "a place of class 1"),
-    decides=True,
-    least=0.0,
-    most=1.0,
 )

@@ -47,7 +47,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from evalmode.measure.decisions import DecisionStatistic, decided, decided_binary, decided_binary_of_probabilities
-from evalmode.measure.metric import Aggregate, Metric
+from evalmode.measure.metric import Aggregate, Metric, share_of_decisions
 
 __all__ = [
     "BINARY_F1",
@@ -141,37 +141,10 @@ def _many_binary(right: Sums, answers: Sums, samples: Sums) -> Sums:
 
 
 _OF_CLASS_1 = DecisionStatistic(_binary, _many_binary, labels=(1,))
-MACRO_F1 = Metric(
-    "macro F1",
-    f1_rows,
-    Aggregate.STATISTIC,
-    True,
-    DecisionStatistic(_macro, _many_macro),
-    decides=True,
-    least=0.0,
-    most=1.0,
-)
-WEIGHTED_F1 = Metric(
-    "weighted F1",
-    f1_rows,
-    Aggregate.STATISTIC,
-    True,
-    DecisionStatistic(_weighted, _many_weighted),
-    decides=True,
-    least=0.0,
-    most=1.0,
-)
+MACRO_F1 = share_of_decisions("macro F1", f1_rows, DecisionStatistic(_macro, _many_macro))
+WEIGHTED_F1 = share_of_decisions("weighted F1", f1_rows, DecisionStatistic(_weighted, _many_weighted))
 MICRO_F1 = Metric("micro F1", micro_f1_per_sample, Aggregate.PROPORTION, True, decides=True)
-BINARY_F1 = Metric(
-    "binary F1", binary_f1_rows, Aggregate.STATISTIC, True, _OF_CLASS_1, decides=True, least=0.0, most=1.0
-)
-BINARY_F1_OF_PROBABILITIES = Metric(
-    "binary F1 of probabilities",
-    binary_f1_of_probabilities_rows,
-    Aggregate.STATISTIC,
-    True,
-    _OF_CLASS_1,
-    decides=True,
-    least=0.0,
-    most=1.0,
+BINARY_F1 = share_of_decisions("binary F1", binary_f1_rows, _OF_CLASS_1)
+BINARY_F1_OF_PROBABILITIES = share_of_decisions(
+    "binary F1 of probabilities", binary_f1_of_probabilities_rows, _OF_CLASS_1
 )

@@ -47,7 +47,7 @@ from torch import Tensor
 
 from evalmode.errors import TaskError
 from evalmode.measure.masks import Overlaps, mean_of_ratios, overlaps
-from evalmode.measure.metric import Aggregate, Metric
+from evalmode.measure.metric import Metric, share_of_decisions
 from evalmode.measure.sums import SumStatistic
 
 __all__ = [
@@ -103,7 +103,7 @@ def intersection_over_union_of_classes(classes: int) -> Metric:
         """As `intersection_over_union_rows`, of a known number of classes."""
         return intersection_over_union_rows(outputs, target, classes=classes)
 
-    return Metric(name, per_sample, Aggregate.STATISTIC, True, _STATISTIC, decides=True, least=0.0, most=1.0)
+    return share_of_decisions(name, per_sample, _STATISTIC)
 
 
 def _parts(found: Overlaps) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -114,16 +114,9 @@ def _parts(found: Overlaps) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
 _STATISTIC = SumStatistic(
     "mean IoU", mean_of_ratios, "no place counts: every target is one to ignore", "a place with a class"
 )
-MEAN_IOU = Metric(
-    "mean IoU", intersection_over_union_rows, Aggregate.STATISTIC, True, _STATISTIC, decides=True, least=0.0, most=1.0
-)
-BINARY_IOU = Metric(
+MEAN_IOU = share_of_decisions("mean IoU", intersection_over_union_rows, _STATISTIC)
+BINARY_IOU = share_of_decisions(
     "binary IoU",
     foreground_intersection_over_union_rows,
-    Aggregate.STATISTIC,
-    True,
     SumStatistic("binary IoU", mean_of_ratios, "class 1 is in no target and no answer", "a place of class 1"),
-    decides=True,
-    least=0.0,
-    most=1.0,
 )

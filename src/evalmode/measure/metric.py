@@ -28,6 +28,7 @@ __all__ = [
     "metric_of",
     "refuse_nan",
     "same_shape",
+    "share_of_decisions",
 ]
 
 PerSample = Callable[[Tensor, Tensor], Tensor]
@@ -141,6 +142,11 @@ class Metric:
             sums = np.einsum("rn,n->r", weights.astype(np.float64), rows.astype(np.float64))
             means = np.asarray(sums / weights.sum(1), np.float64)
         return np.sqrt(means) if self.aggregate is Aggregate.ROOT_MEAN else means
+
+
+def share_of_decisions(name: str, per_sample: PerSample, statistic: Statistic) -> Metric:
+    """A statistic of decisions that is a share: it reads class indices too, lies from 0 to 1, and more is better."""
+    return Metric(name, per_sample, Aggregate.STATISTIC, True, statistic, decides=True, least=0.0, most=1.0)
 
 
 def metric_of(name: str, rows: NDArray[Any], *, higher_is_better: bool | None = None) -> Metric:
