@@ -44,18 +44,17 @@ def recorded(function: Callable[[Chunk], Sequence[Tensor]], example: Chunk) -> C
         torch.cuda.synchronize(device)
         return function
     lock = threading.Lock()
-    held_with_it = function  # its constants are read by the graph
+    kept = (own, outputs, function)  # the graph reads and writes their memory, the function's constants too
     done = torch.cuda.Event()
 
     def replay(inputs: Chunk) -> Sequence[Tensor]:
         with lock, torch.cuda.device(device):
             torch.cuda.current_stream().wait_event(done)  # another thread's replay, perhaps on another stream
-            for held, given in zip(own, inputs, strict=True):
+            for held, given in zip(kept[0], inputs, strict=True):
                 held.copy_(given)
             graph.replay()
-            copies = [output.clone() for output in outputs]
+            copies = [output.clone() for output in kept[1]]
             done.record()
-        _ = held_with_it
         return copies
 
     return replay

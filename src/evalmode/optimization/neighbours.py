@@ -26,7 +26,6 @@ class Neighbours:
     """
 
     holder: nn.Sequential
-    key: str
     first: Any
     second: Any
     path: str
@@ -88,7 +87,7 @@ def neighbours_in(
                     problem = "one of them is part of the model twice"
                 elif has_hooks(first) or has_hooks(second):
                     problem = "one of them has hooks or a forward of its own"
-                pairs.append(Neighbours(holder, key, first, second, path, problem))
+                pairs.append(Neighbours(holder, first, second, path, problem))
     return _observed(model, inputs, pairs)
 
 
@@ -136,7 +135,7 @@ def _observed(model: nn.Module, inputs: Sequence[Tensor], pairs: list[Neighbours
             problem = "the two are not always called one right after the other"
         if seconds and isinstance(seconds[0].given, Tensor):
             dims = seconds[0].given.dim()
-        result.append(Neighbours(pair.holder, pair.key, pair.first, pair.second, pair.path, problem, dims))
+        result.append(Neighbours(pair.holder, pair.first, pair.second, pair.path, problem, dims))
     return result
 
 
